@@ -1,0 +1,1 @@
+"""The loops that move jobs: submission, dispatch, relay, settling, probing."""

@@ -1,0 +1,1 @@
+"""The HTTP surface: thin aiohttp handlers over the service."""
