@@ -1,0 +1,249 @@
+"""The unfinished jobs in memory: every question of the form "which job is this?" has its answer here.
+
+State is read and changed without an `await` in between, so there are no locks. The store is told afterwards.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from comfyproxy.core.jobs import BackendId, Job, JobState, advance
+from comfyproxy.service.fleet import Fleet
+from comfyproxy.service.payloads import PayloadCache
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob:
+    """One unfinished job with what only this process knows of it."""
+
+    job: Job
+    is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
+    is_running: bool = False
+    node: str | None = None  # the node that runs
+    tail: list[str] = field(default_factory=list)  # messages held until the history entry is stored
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    avoid: frozenset[BackendId] = frozenset()  # refused it, or died with it
+    client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
+    is_settling: bool = False
+    is_visitor: bool = False  # on its backend only to be validated; takes no slot
+    is_withdrawn: bool = False  # a cancellation is under way
+    dispatched_at_s: float = 0.0  # monotonic; when the backend acknowledged it
+
+
+class Board:
+    """Unfinished jobs by id, by backend, and in the order in which they wait."""
+
+    def __init__(self, fleet: Fleet, payloads: PayloadCache) -> None:
+        self._fleet = fleet
+        self.payloads = payloads
+        self.version = 0  # grows with every change that /queue shows
+        self.on_change: Callable[[], None] = lambda: None
+        self._live: dict[str, LiveJob] = {}
+        self._by_backend: dict[BackendId, dict[str, LiveJob]] = {}  # by the ids that the backend knows
+        self._heap: list[tuple[float, int, str]] = []
+        self._order = itertools.count()
+        self._waiting: set[str] = set()
+        self._running_on: dict[BackendId, str] = {}
+        self._running_of: dict[str, list[str]] = {}  # client id -> prompt ids, in order of their start
+        self._count = 0
+
+    # What there is
+
+    def get(self, prompt_id: str) -> LiveJob | None:
+        """Return an unfinished job."""
+        return self._live.get(prompt_id)
+
+    def job(self, prompt_id: str) -> Job | None:
+        """Return an unfinished job that its client knows of."""
+        live = self._live.get(prompt_id)
+        return live.job if live is not None and live.is_admitted else None
+
+    def find(self, backend: BackendId, id_on_backend: str) -> LiveJob | None:
+        """Return the job that a backend calls so."""
+        return self._by_backend.get(backend, {}).get(id_on_backend)
+
+    def on(self, backend: BackendId) -> list[LiveJob]:
+        """Return the jobs bound to a backend."""
+        return list(self._by_backend.get(backend, {}).values())
+
+    def running_on(self, backend: BackendId) -> LiveJob | None:
+        """Return the job of ours that a backend runs."""
+        prompt_id = self._running_on.get(backend)
+        return self._live.get(prompt_id) if prompt_id is not None else None
+
+    def running_node(self, client_id: str) -> str | None:
+        """Return the node that runs for a client, of the job that started last."""
+        for prompt_id in reversed(self._running_of.get(client_id, [])):
+            if (live := self._live.get(prompt_id)) is not None and live.node is not None:
+                return live.node
+        return None
+
+    def is_running(self, prompt_id: str) -> bool:
+        """Whether the job's execution has begun."""
+        live = self._live.get(prompt_id)
+        return live is not None and live.is_running
+
+    def unfinished(self) -> Iterator[Job]:
+        """Yield all jobs that their clients know of."""
+        return (live.job for live in self._live.values() if live.is_admitted)
+
+    def running(self) -> list[Job]:
+        """Return the jobs whose execution has begun."""
+        return [live.job for live in self._live.values() if live.is_running]
+
+    def pending(self) -> list[Job]:
+        """Return the jobs that wait, here or on a backend, by number."""
+        jobs = [live.job for live in self._live.values() if live.is_admitted and not live.is_running]
+        return sorted(jobs, key=lambda job: job.number)
+
+    @property
+    def count(self) -> int:
+        """How many jobs are unfinished: what `queue_remaining` says."""
+        return self._count
+
+    @property
+    def waiting_count(self) -> int:
+        """How many jobs wait here, on no backend."""
+        return len(self._waiting)
+
+    def waiting(self) -> Iterator[LiveJob]:
+        """Yield the jobs that wait here, first come first, without taking them out."""
+        yield from (self._live[prompt_id] for *_, prompt_id in sorted(self._heap) if prompt_id in self._waiting)
+
+    # Changes
+
+    def add(self, live: LiveJob) -> None:
+        """Take a job in; bound to its backend if it has one."""
+        self._live[live.job.prompt_id] = live
+        self._bind(live)
+        if live.is_admitted:
+            self._admitted(live)
+
+    def admit(self, live: LiveJob) -> None:
+        """Let the job count and show: it will be run."""
+        if not live.is_admitted and live.job.prompt_id in self._live:
+            live.is_admitted = True
+            self._admitted(live)
+
+    def _admitted(self, live: LiveJob) -> None:
+        self._count += 1
+        self._changed()
+
+    def queue(self, live: LiveJob) -> None:
+        """Put a job in state QUEUED where the dispatcher takes from."""
+        self._waiting.add(live.job.prompt_id)
+        heapq.heappush(self._heap, (live.job.number, next(self._order), live.job.prompt_id))
+
+    def take(self, wanted: Callable[[LiveJob], BackendId | None], *, look: int) -> tuple[LiveJob, BackendId] | None:
+        """Take out the first waiting job for which `wanted` names a backend.
+
+        Args:
+            look: how many jobs to look at before giving up; those passed over keep their place.
+        """
+        passed: list[tuple[float, int, str]] = []
+        found = None
+        while self._heap and len(passed) < look:
+            entry = heapq.heappop(self._heap)
+            live = self._live.get(entry[2])
+            if live is None or entry[2] not in self._waiting:
+                continue
+            if (backend := wanted(live)) is not None:
+                self._waiting.discard(entry[2])
+                found = live, backend
+                break
+            passed.append(entry)
+        for entry in passed:
+            heapq.heappush(self._heap, entry)
+        return found
+
+    def is_next(self, number: float) -> bool:
+        """Whether no waiting job comes before a job of this number."""
+        while self._heap and self._heap[0][2] not in self._waiting:
+            heapq.heappop(self._heap)
+        return not self._heap or number < self._heap[0][0]
+
+    def move(self, live: LiveJob, to: JobState, **changes: Any) -> Job:
+        """Advance a job by the state table and keep the indexes true. Raises InvalidTransition."""
+        job = advance(live.job, to, **changes)
+        self._unbind(live)
+        self._waiting.discard(job.prompt_id)
+        if to is JobState.QUEUED:
+            job = replace(job, backend=None, backend_prompt_id=None)
+            self._stopped(live)
+            live.tail.clear()
+        live.job = job
+        self._bind(live)
+        self._changed()
+        return job
+
+    def amend(self, live: LiveJob, **changes: Any) -> Job:
+        """Change what is known of a job without moving it."""
+        self._unbind(live)
+        live.job = replace(live.job, **changes)
+        self._bind(live)
+        return live.job
+
+    def stay(self, live: LiveJob) -> None:
+        """Let a job that came to be validated take a slot: it has started, so this is its dispatch."""
+        self._unbind(live)
+        live.is_visitor = False
+        self._bind(live)
+
+    def started(self, live: LiveJob, *, now_s: float) -> None:
+        """Note that the job's execution has begun."""
+        if live.is_running:
+            return
+        self.stay(live)
+        live.is_running = True
+        live.job = replace(live.job, started_s=now_s)
+        if live.job.backend is not None:
+            self._running_on[live.job.backend] = live.job.prompt_id
+        if live.job.client_id is not None:
+            self._running_of.setdefault(live.job.client_id, []).append(live.job.prompt_id)
+        self.admit(live)
+        self._changed()
+
+    def remove(self, live: LiveJob) -> None:
+        """Forget a job: it is terminal, or was never accepted."""
+        if self._live.pop(live.job.prompt_id, None) is None:
+            return
+        self._unbind(live)
+        self._stopped(live)
+        self._waiting.discard(live.job.prompt_id)
+        self.payloads.forget(live.job.prompt_id)
+        if live.is_admitted:
+            self._count -= 1
+            self._changed()
+
+    def _stopped(self, live: LiveJob) -> None:
+        prompt_id, client_id = live.job.prompt_id, live.job.client_id
+        live.is_running, live.node = False, None
+        if live.job.backend is not None and self._running_on.get(live.job.backend) == prompt_id:
+            del self._running_on[live.job.backend]
+        if client_id is not None and prompt_id in (running := self._running_of.get(client_id, [])):
+            running.remove(prompt_id)
+            if not running:
+                del self._running_of[client_id]
+
+    def _bind(self, live: LiveJob) -> None:
+        job = live.job
+        if job.backend is None:
+            return
+        self._by_backend.setdefault(job.backend, {})[job.id_on_backend] = live
+        if (backend := self._fleet.get(job.backend)) is not None:
+            (backend.visitors if live.is_visitor else backend.in_flight).add(job.prompt_id)
+
+    def _unbind(self, live: LiveJob) -> None:
+        job = live.job
+        if job.backend is None:
+            return
+        self._by_backend.get(job.backend, {}).pop(job.id_on_backend, None)
+        if (backend := self._fleet.get(job.backend)) is not None:
+            backend.in_flight.discard(job.prompt_id)
+            backend.visitors.discard(job.prompt_id)
+
+    def _changed(self) -> None:
+        self.version += 1
+        self.on_change()

@@ -1,0 +1,181 @@
+"""The backends as they are now: health, load, what they can run, and which of them is home."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from comfyproxy.core import health as health_rules
+from comfyproxy.core.catalog import Catalog
+from comfyproxy.core.errors import ConnectionRefused, NoBackend, UpstreamError
+from comfyproxy.core.health import Health
+from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.selection import Candidate
+
+if TYPE_CHECKING:
+    from comfyproxy.service.ports import BackendApi, Link, Observer
+    from comfyproxy.settings import HealthCheck, NodeSettings
+
+log = logging.getLogger(__name__)
+
+# Servers from this version on put `create_time` into a prompt's extra_data (0.3.64 does not, 0.25.0 does).
+_CREATE_TIME_SINCE = (0, 4)
+# And from this one on they have the cancel routes of the jobs API.
+_CANCEL_ROUTES_SINCE = (0, 26)
+
+
+@dataclass(slots=True, eq=False)
+class Backend:
+    """One ComfyUI server: what is configured of it, and what we have seen."""
+
+    id: BackendId
+    settings: "NodeSettings"
+    client: "BackendApi"
+    link: "Link | None" = None
+    health: Health = field(default_factory=Health)
+    is_drained: bool = False
+    epoch: int = 0  # how often it has come up: its temp folder, queue and history may be empty since
+    in_flight: set[str] = field(default_factory=set)  # prompt ids of our jobs there
+    visitors: set[str] = field(default_factory=set)  # prompt ids that are there only to be validated
+    queue_remaining: int = 0  # the backend's own count, ours and others'
+    last_alive_s: float | None = None  # on the monotonic clock
+    last_error: str | None = None
+    version: str | None = None
+    features: dict[str, Any] = field(default_factory=dict)
+    catalog: Catalog | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Healthy and not drained."""
+        return self.health.healthy and not self.is_drained
+
+    @property
+    def state(self) -> str:
+        """One word for the operator."""
+        if self.is_drained:
+            return "draining" if self.in_flight else "drained"
+        if not self.health.healthy:
+            return "unhealthy" if self.epoch or self.last_error else "starting"
+        return "ready" if len(self.in_flight) < self.settings.max_concurrent else "busy"
+
+    @property
+    def foreign(self) -> int:
+        """Prompts that others put there past the proxy."""
+        return max(0, self.queue_remaining - len(self.in_flight) - len(self.visitors))
+
+    @property
+    def shows_create_time(self) -> bool:
+        """Whether this server's queue and history carry `create_time`."""
+        return self._is_since(_CREATE_TIME_SINCE)
+
+    @property
+    def has_cancel_routes(self) -> bool:
+        """Whether this server has POST /api/jobs/{id}/cancel."""
+        return self._is_since(_CANCEL_ROUTES_SINCE)
+
+    def _is_since(self, wanted: tuple[int, ...]) -> bool:
+        if self.version is None:
+            return False
+        parts = []
+        for part in self.version.lstrip("v").split(".")[:3]:
+            digits = part[: len(part) - len(part.lstrip("0123456789"))]
+            parts.append(int(digits or 0))
+        return tuple(parts) >= wanted
+
+    def candidate(self, *, is_warm: bool = False) -> Candidate:
+        """Return what a strategy may know."""
+        return Candidate(self.id, len(self.in_flight), self.foreign, self.settings.max_concurrent, is_warm)
+
+
+class Fleet:
+    """All configured backends.
+
+    Observations (probes and traffic) come in, `on_restored` and `on_ejected` go out; both are called synchronously.
+    """
+
+    def __init__(
+        self,
+        backends: list[Backend],
+        *,
+        health_check: "HealthCheck",
+        prefix_outputs: bool,
+        now: Callable[[], float],
+        observer: "Observer",
+    ) -> None:
+        self._backends = {backend.id: backend for backend in backends}
+        self._health_check = health_check
+        self._now = now
+        self._observer = observer
+        self._home: Backend | None = None
+        self.prefixes = prefix_outputs and len(backends) > 1
+        self.names = frozenset(str(name) for name in self._backends)
+        self.on_restored: Callable[[Backend], None] = lambda backend: None
+        self.on_ejected: Callable[[Backend], None] = lambda backend: None
+        self.on_suspicion: Callable[[Backend], None] = lambda backend: None
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._backends.values())
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def get(self, backend_id: BackendId | str | None) -> Backend | None:
+        """Return a backend by its name."""
+        return self._backends.get(BackendId(backend_id)) if backend_id is not None else None
+
+    def ready(self) -> list[Backend]:
+        """Return the backends that take new work, in configured order."""
+        return [backend for backend in self if backend.is_ready]
+
+    def home(self) -> Backend:
+        """Return the backend that serves what cannot be merged: the same one for as long as it is healthy.
+
+        Raises NoBackend where none is.
+        """
+        if self._home is None or not self._home.health.healthy:
+            home = next((backend for backend in self if backend.health.healthy), None)
+            if home is None:
+                raise NoBackend("No ComfyUI backend is available", details=self.describe_absence())
+            if home is not self._home:
+                log.info("home backend is now %s", home.id)
+            self._home = home
+        return self._home
+
+    def describe_absence(self) -> str:
+        """Say of every backend why it is not ready, for people."""
+        return "; ".join(f"{b.id}: {b.last_error or b.state}" for b in self if not b.is_ready)
+
+    def note_alive(self, backend: Backend) -> None:
+        """Record a sign of life: an answer, or a message on the link."""
+        backend.last_alive_s = self._now()
+
+    def note_failure(self, backend: Backend, error: Exception) -> None:
+        """Fold in what traffic shows: a refused connection is proof of death, anything else only asks for a probe."""
+        self._observer.upstream_error(backend.id, type(error).__name__)
+        backend.last_error = str(error) or type(error).__name__
+        if isinstance(error, ConnectionRefused):
+            self._set_health(backend, health_rules.eject(backend.health))
+        if isinstance(error, UpstreamError):
+            self.on_suspicion(backend)
+
+    def observe_probe(self, backend: Backend, ok: bool) -> None:
+        """Fold in the outcome of one probe."""
+        if ok:
+            self.note_alive(backend)
+        check = self._health_check
+        self._set_health(backend, health_rules.observe(backend.health, ok, rise=check.rise, fall=check.fall))
+
+    def silent_for_s(self, backend: Backend) -> float:
+        """Return the seconds since the last sign of life; infinite if there never was one."""
+        return float("inf") if backend.last_alive_s is None else self._now() - backend.last_alive_s
+
+    def _set_health(self, backend: Backend, health: Health) -> None:
+        was, backend.health = backend.health.healthy, health
+        if health.healthy and not was:
+            backend.epoch += 1
+            backend.last_error = None
+            log.info("backend %s is up", backend.id)
+            self.on_restored(backend)
+        elif was and not health.healthy:
+            log.warning("backend %s is out: %s", backend.id, backend.last_error)
+            self.on_ejected(backend)
