@@ -4,6 +4,8 @@ ComfyproxyError
 ├── RequestError            the client's request is wrong or cannot be served; has a status and ComfyUI's JSON shape
 │   ├── BadRequest          400
 │   ├── NoBackend           503: no backend is ready
+│   ├── BackendUnavailable  503: the backend that would have to answer does not listen
+│   ├── UpstreamFailed      502: it was asked and failed to answer
 │   ├── QueueFull           429
 │   └── ShuttingDown        503
 ├── StoreError              see core/ports.py
@@ -57,6 +59,21 @@ class NoBackend(RequestError):
     status = 503
     kind = "no_backend_available"
     retry_after_s = 5
+
+
+class BackendUnavailable(RequestError):
+    """The backend that would have to answer cannot be reached; the request was not read."""
+
+    status = 503
+    kind = "backend_unavailable"
+    retry_after_s = 5
+
+
+class UpstreamFailed(RequestError):
+    """A backend got the request and gave no usable answer; whether it acted on it is not known."""
+
+    status = 502
+    kind = "backend_failed"
 
 
 class QueueFull(RequestError):
