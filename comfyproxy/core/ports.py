@@ -1,11 +1,12 @@
 """The seams: what the service needs of a store, as protocols."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from comfyproxy.core.errors import ComfyproxyError
-from comfyproxy.core.jobs import Job, Payload
+from comfyproxy.core.files import FileRecord, FileRef
+from comfyproxy.core.jobs import BackendId, Job, Payload
 
 
 class StoreError(ComfyproxyError):
@@ -119,3 +120,22 @@ class JobStore(Protocol):
             sort_by: created_at or execution_duration.
             limit: at most so many; None for all.
         """
+
+
+class FileIndex(Protocol):
+    """Which files came through the proxy, and which backends have them.
+
+    It says what should be; only a backend itself knows what is. Every method may raise StoreUnavailable.
+    """
+
+    async def remember_file(self, record: FileRecord) -> None:
+        """Keep a record; it takes the place of an earlier one of the same ref, whose copies stay known as such."""
+
+    async def file(self, ref: FileRef) -> FileRecord | None:
+        """Return what a file should hold; None if it is not ours."""
+
+    async def remember_copy(self, ref: FileRef, backend: BackendId, digest: str) -> None:
+        """Keep that a backend has this content under this name; there may be no record of the ref."""
+
+    async def copies(self, ref: FileRef) -> Mapping[BackendId, str]:
+        """Return the digest of what each backend has been given under this name."""
