@@ -107,20 +107,30 @@ async def _from_anywhere(request: web.Request, fleet: Fleet, wanted: Wanted) -> 
             while_connected(request),
             client_of(home).request(request.method, target, headers=request.headers, data=None) as answer,
         ):
-            if answer.status == 404 and wanted.ref is not None:
-                other = await request.app[FILES].locate(wanted.ref, skip=home)
+            if answer.status == 404:
+                other = await _elsewhere(request, fleet, wanted, home)
             if other is None:
                 return await relay(request, home, answer)
     except ClientGone:
         return web.Response(status=CLIENT_CLOSED_REQUEST)
     except UpstreamError as exc:
         fleet.note_failure(home, exc)
-        if wanted.ref is not None:
-            other = await request.app[FILES].locate(wanted.ref, skip=home)
+        other = await _elsewhere(request, fleet, wanted, home)
         if other is None:
             raise
-    # With shared outputs, names that the history still holds from before are known without their prefix, too.
     return await pass_through(request, other, target=with_query(request, wanted.query))
+
+
+async def _elsewhere(request: web.Request, fleet: Fleet, wanted: Wanted, home: Backend) -> Backend | None:
+    """Return who else may have the file.
+
+    Where outputs are shared, the history may still hold names from before, with their backend's name in front.
+    """
+    if wanted.ref is None:
+        return None
+    if wanted.owner is not None:
+        return fleet.get(wanted.owner)
+    return await request.app[FILES].locate(wanted.ref, skip=home)
 
 
 def _with_value(raw_query: str, key: str, change: Callable[[str], str]) -> str:

@@ -239,10 +239,11 @@ class MemoryIndex:
 class Proxy:
     """The proxy with its backends; enter it to have it listen."""
 
-    def __init__(self, directory: Path, *names: str, cors_origin: str | None = None) -> None:
+    def __init__(self, directory: Path, *names: str, cors_origin: str | None = None, prefixes: bool = True) -> None:
         self.comfy = {name: Comfy(directory / name) for name in names}
         self._directory = directory
         self._cors_origin = cors_origin
+        self._prefixes = prefixes
         self._stack = AsyncExitStack()
         self.servers: dict[str, TestServer] = {}
 
@@ -263,7 +264,9 @@ class Proxy:
         observer = cast(Any, SimpleNamespace(upstream_error=lambda backend, kind: None))
         health_check = cast(Any, SimpleNamespace(rise=1, fall=3))
         now = asyncio.get_running_loop().time
-        self.fleet = Fleet(backends, health_check=health_check, prefix_outputs=True, now=now, observer=observer)
+        self.fleet = Fleet(
+            backends, health_check=health_check, prefix_outputs=self._prefixes, now=now, observer=observer
+        )
         self.files = Files(self.fleet, MemoryIndex(), self._directory / "spool", now=now)
         await self.files.open()
         self._stack.push_async_callback(self.files.close)

@@ -67,6 +67,18 @@ async def test_a_form_without_a_file_is_a_bad_request(proxy: Proxy) -> None:
     assert await post(proxy, picture("m.png", b"mask"), "/upload/mask") == (400, b"")
 
 
+async def test_what_home_refuses_reaches_the_client_unchanged(proxy: Proxy) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        await request.post()
+        return web.Response(status=400)
+
+    proxy["a"].answer_upload = refuse
+    async with proxy.session.post("/upload/image", data=picture("up.png", b"x", subfolder="../..")) as answer:
+        assert (answer.status, await answer.read()) == (400, b"")
+        assert "Content-Type" not in answer.headers
+    assert proxy["b"].seen == []
+
+
 async def test_64_mib_are_uploaded_without_being_held(proxy: Proxy) -> None:
     async def blocks() -> AsyncIterator[bytes]:
         for _ in range(64):
@@ -95,19 +107,19 @@ async def test_64_mib_are_uploaded_without_being_held(proxy: Proxy) -> None:
 
 
 async def test_a_client_that_leaves_in_mid_upload_leaves_nothing_behind(proxy: Proxy, tmp_path: Path) -> None:
-    begun = asyncio.Event()
-
     async def endless() -> AsyncIterator[bytes]:
         yield bytes(MIB)
-        begun.set()
         await asyncio.Event().wait()
 
+    async def spool_is(wanted: int) -> None:
+        async with asyncio.timeout(10):
+            while len(list((tmp_path / "spool").iterdir())) != wanted:  # noqa: ASYNC110 - a folder has no event
+                await asyncio.sleep(0.01)
+
     upload = asyncio.create_task(post(proxy, picture("up.png", endless())))
-    await begun.wait()
+    await spool_is(1)
     upload.cancel()
-    async with asyncio.timeout(10):
-        while any((tmp_path / "spool").iterdir()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await spool_is(0)
     assert proxy["a"].seen == []
 
 

@@ -72,6 +72,7 @@ async def test_what_nobody_has_is_homes_404(proxy: Proxy) -> None:
     async with proxy.session.get("/view?filename=none.png") as answer:
         assert (answer.status, await answer.read()) == (404, b"")
         assert answer.headers["X-Comfyproxy-Backend"] == "a"
+        assert "Content-Type" not in answer.headers
 
 
 async def test_a_backend_says_itself_what_is_wrong_with_a_query(proxy: Proxy) -> None:
@@ -102,3 +103,11 @@ async def test_a_single_backend_has_no_prefixes(tmp_path: Path) -> None:
     async with Proxy(tmp_path, "a") as proxy:
         proxy["a"].put("x.png", b"picture", type="output", subfolder="a")
         assert await seen(proxy, "filename=x.png&subfolder=a") == (200, b"picture")
+
+
+async def test_with_shared_outputs_a_subfolder_is_a_subfolder_first(tmp_path: Path) -> None:
+    async with Proxy(tmp_path, "a", "b", prefixes=False) as proxy:
+        proxy["a"].put("x.png", b"in a folder called b", type="output", subfolder="b")
+        proxy["b"].put("old.png", b"from before outputs were shared", type="output")
+        assert await seen(proxy, "filename=x.png&subfolder=b") == (200, b"in a folder called b")
+        assert await seen(proxy, "filename=old.png&subfolder=b") == (200, b"from before outputs were shared")
