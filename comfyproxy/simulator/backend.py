@@ -25,6 +25,7 @@ from .process import Journal, Process
 from .profile import profile_of
 from .routes_page import write_page
 
+_KEEPALIVE_S = 75.0  # aiohttp's default for years, and what ComfyUI runs with
 _GRACE_S = 2.0  # how long a stop waits for requests that are being answered
 
 
@@ -137,11 +138,13 @@ class SimulatedBackend:
         return app
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen and work. Raises OSError if the port is taken."""
+        """Listen and work. Raises OSError if the port is taken, ControlPortError if the control port is."""
         if self._runner is not None:
             raise RuntimeError("the simulated server is running")
         self._host, self._port = host, port
-        self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=_GRACE_S)
+        self._runner = web.AppRunner(
+            self.app(), access_log=None, shutdown_timeout=_GRACE_S, keepalive_timeout=_KEEPALIVE_S
+        )
         try:
             await self._runner.setup()
             await self._listen()

@@ -3,14 +3,14 @@
 Source: ComfyUI 0.25.0, `comfy_execution/caching.py` (`CacheKeySetInputSignature`), `execution.py` (`IsChangedCache`).
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .graph import Graph, is_link
 
 # ComfyUI 0.25.0 keeps old results until memory runs short; a simulated server, until there are this many.
-KEPT = 1000
+KEPT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +30,17 @@ class Cache:
         self._results: dict[Hashable, Result] = {}  # least recently used first
         self._keys: dict[str, Hashable] = {}
 
-    def begin(self, graph: Graph, fingerprints: Mapping[str, Any], unique: Iterable[str]) -> None:
+    def begin(self, graph: Graph, fingerprints: Mapping[str, Any]) -> None:
         """Turn to a prompt, and forget what it cannot use if this version does so.
 
         Args:
             fingerprints: for every node what it says about the world beside its inputs (`IS_CHANGED`), or False.
-            unique: the nodes that get their own id as an input.
         """
-        own = frozenset(unique)
-        self._keys = {node: _signature(graph, node, fingerprints, own) for node in graph}
-        if not self._keeps_old:
-            used = set(self._keys.values())
-            self._results = {key: result for key, result in self._results.items() if key in used}
+        self._keys = {node: _signature(graph, node, fingerprints) for node in graph}
+        used = set(self._keys.values())
+        unused = [key for key in self._results if key not in used]
+        for key in unused[: max(0, len(self._results) - KEPT)] if self._keeps_old else unused:
+            del self._results[key]
 
     def get(self, node: str) -> Result | None:
         """Return what is known of a node of the current prompt."""
@@ -53,8 +52,6 @@ class Cache:
 
     def put(self, node: str, result: Result) -> None:
         self._results[self._keys[node]] = result
-        while len(self._results) > KEPT:
-            del self._results[next(iter(self._results))]
 
     def nodes(self) -> list[str]:
         """Return the ids of all nodes of the current prompt."""
@@ -64,7 +61,7 @@ class Cache:
         self._results.clear()
 
 
-def _signature(graph: Graph, node: str, fingerprints: Mapping[str, Any], unique: frozenset[str]) -> Hashable:
+def _signature(graph: Graph, node: str, fingerprints: Mapping[str, Any]) -> Hashable:
     ancestors = _ancestors(graph, node)
     order = {ancestor: index for index, ancestor in enumerate(ancestors)}
     parts: list[Hashable] = []
@@ -74,7 +71,6 @@ def _signature(graph: Graph, node: str, fingerprints: Mapping[str, Any], unique:
             (
                 graph[member]["class_type"],
                 _hashable(fingerprints.get(member, False)),
-                member if member in unique else None,
                 tuple(
                     (name, ("link", order.get(value[0]), value[1])) if is_link(value) else (name, _hashable(value))
                     for name, value in sorted(inputs.items())

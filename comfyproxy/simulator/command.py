@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .backend import SimulatedBackend
+from .control import ControlPortError
 from .options import SimulatorOptions
 from .profile import VERSIONS
 
@@ -88,9 +89,13 @@ async def _serve(backend: SimulatedBackend, host: str, port: int) -> int:
     try:
         await backend.start(host, port)
     except OSError as exc:
+        option = "--port"
+        if isinstance(exc, ControlPortError):
+            option, port = "--control-port", backend.options.control_port
         if exc.errno == errno.EADDRINUSE:
-            return _fail(f"port {port} on {host} is taken; choose another with --port (and --control-port, if given)")
-        return _fail(f"cannot start at {host}:{port}: {exc.strerror or exc}")
+            return _fail(f"port {port} on {host} is taken; choose another with {option}")
+        where = f": {exc.filename}" if exc.filename else ""
+        return _fail(f"cannot start at {host}:{port}: {exc.strerror or exc}{where}")
     print(f"simulated ComfyUI {backend.options.version} at {backend.url}", flush=True)
     if backend.control_url:
         print(f"faults at {backend.control_url}/faults", flush=True)

@@ -20,6 +20,10 @@ _DEEDS = ("freeze", "thaw", "drop_websockets", "refuse_connections", "accept_con
 NAMES = (*COUNTED, *_SWITCHES, "delay_s", *_DEEDS)
 
 
+class ControlPortError(OSError):
+    """The control port cannot be had."""
+
+
 class Control:
     """The control port of one backend."""
 
@@ -29,7 +33,7 @@ class Control:
         self.url = ""
 
     async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError if the port is taken."""
+        """Listen. Raises ControlPortError if the port is taken."""
         app = web.Application()
         app.add_routes(
             [
@@ -42,7 +46,10 @@ class Control:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as exc:
+            raise ControlPortError(exc.errno, exc.strerror) from exc
         self.url = f"http://{host}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from .cache import Cache, Result
 from .errors import OOM_TIPS, Interrupted, OutOfMemory, SimulatedFailure, plain, trace, type_name
 from .faults import Faults
-from .graph import Graph, Schedule, is_link
+from .graph import DependencyCycle, Graph, Schedule, is_link
 from .history import History
 from .nodes import Call, Node, input_info
 from .profile import SECRETS
@@ -100,7 +100,7 @@ class Executor:
 
     async def _execute(self, run: _Run, outputs: list[str]) -> None:
         self._tell(run, "execution_start", {"prompt_id": run.prompt_id})
-        self._cache.begin(run.graph, self._fingerprints(run.graph), unique=())
+        self._cache.begin(run.graph, self._fingerprints(run.graph))
         self._objects = {key: node for key, node in self._objects.items() if self._in_graph(run.graph, *key)}
         cached = [node_id for node_id in run.graph if self._cache.get(node_id)]
         self._tell(run, "execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
@@ -111,8 +111,14 @@ class Executor:
             is_output=lambda node_id: self._class_of(run.graph, node_id).output_node,
         )
         while schedule:
-            node_id = schedule.next()
             await asyncio.sleep(0)
+            try:
+                node_id = schedule.next()
+            except DependencyCycle as exc:
+                run.success = False
+                details = {**self._details(exc, {}), "exception_message": str(exc)}
+                self._failed(run, exc.node_id, "execution_error", details)
+                break
             run.success = await self._node(run, node_id)
             if not run.success:
                 break
@@ -246,7 +252,7 @@ class Executor:
                 inputs = {name: value for name, value in node["inputs"].items() if not is_link(value)}
                 try:
                     node["is_changed"] = [kind.fingerprint(self._world, inputs)]
-                except (OSError, LookupError, ValueError):
+                except Exception:  # the node may be one that nothing needs, and that was not validated
                     node["is_changed"] = float("nan")  # equal to nothing: never cached
         return {node_id: node["is_changed"] for node_id, node in graph.items() if "is_changed" in node}
 

@@ -103,6 +103,7 @@ class Faults(Settings):
         """Connect with the server that runs now, or with none."""
         self._hooks = hooks
         self._thawed.set()
+        self.refusing = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return all settings, for the control port."""

@@ -16,6 +16,16 @@ def is_link(value: Any) -> TypeGuard[list[Any]]:
     )
 
 
+class DependencyCycle(Exception):
+    """Nodes wait for each other. Validation sees this coming, but not in links to inputs that a class does not know."""
+
+    reported_as = "graph.DependencyCycleError"
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__("Dependency cycle detected")
+        self.node_id = node_id
+
+
 class Schedule:
     """The nodes that are still to run so that all outputs are made, and which of them may run now."""
 
@@ -39,11 +49,11 @@ class Schedule:
     def next(self) -> str:
         """Return a node whose inputs are there, those first that bring a visible result soonest.
 
-        Raises LookupError if every node waits for another one.
+        Raises DependencyCycle if every node waits for another one.
         """
         ready = [node for node, missing in self._waits_for.items() if not missing]
         if not ready:
-            raise LookupError("dependency cycle")
+            raise DependencyCycle(self._on_cycle())
         for reach in range(3):
             for node in ready:
                 if self._leads_to_output(node, reach):
@@ -71,6 +81,14 @@ class Schedule:
             if source not in self._waits_for[target]:
                 self._waits_for[target].add(source)
                 self._feeds[source].append(target)
+
+    def _on_cycle(self) -> str:
+        """Return a node that waits for itself: walk upstream until one comes again."""
+        node, seen = next(iter(self._waits_for)), set[str]()
+        while node not in seen:
+            seen.add(node)
+            node = min(self._waits_for[node])
+        return node
 
     def _leads_to_output(self, node: str, steps: int) -> bool:
         if steps == 0:

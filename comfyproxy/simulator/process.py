@@ -1,6 +1,7 @@
 """One life of a simulated server: all that a restart of ComfyUI forgets."""
 
 import asyncio
+import logging
 import random
 import time
 import uuid
@@ -22,6 +23,8 @@ from .queue import Queue
 from .sockets import Sockets
 from .validation import Verdict, validate
 from .world import ModelMemory, Pace, World
+
+_log = logging.getLogger(__name__)
 
 _LOG_LINES = 300
 _REQUESTS_KEPT = 10_000
@@ -67,6 +70,8 @@ class Process:
             asyncio.create_task(self.executor.work(), name="simulator executor"),
             asyncio.create_task(self.sockets.publish(), name="simulator publisher"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(_report)
         try:
             yield
         finally:
@@ -110,8 +115,13 @@ class Process:
     def judge(self, graph: Any, targets: Any) -> Verdict:
         return validate(graph, targets, self.nodes, self.world)
 
-    def accept(self, number: float, prompt_id: str, graph: Any, extra_data: dict[str, Any], outputs: list[str]) -> None:
-        """Put a valid prompt into the queue."""
+    def accept(self, number: float, prompt_id: str, graph: Any, extra_data: Any, outputs: list[str]) -> None:
+        """Put a valid prompt into the queue.
+
+        Raises TypeError for `extra_data` that is no object, which ComfyUI 0.3.64 takes, and then its worker dies.
+        """
+        if not isinstance(extra_data, dict):
+            raise TypeError(f"extra_data must be an object, not {type(extra_data).__name__}")
         secrets: dict[str, Any] = {}
         if self.profile.hides_secrets_in_queue:
             secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
@@ -136,3 +146,9 @@ class Process:
 
     def _announce(self) -> None:
         self.sockets.send("status", {"status": self.exec_info()})
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Tell of a task's death when it happens: until the end of the process the server merely seems to hang."""
+    if not task.cancelled() and (error := task.exception()):
+        _log.critical("%s died", task.get_name(), exc_info=error)

@@ -117,7 +117,9 @@ class Sockets:
                     said = json.loads(message.data)
                 except json.JSONDecodeError:
                     continue
-                if first and isinstance(said, dict) and said.get("type") == "feature_flags":
+                if not isinstance(said, dict):
+                    continue
+                if first and said.get("type") == "feature_flags":
                     flags = said.get("data", {})
                     self._flags[sid] = flags if isinstance(flags, dict) else {}
                     await self._send_json("feature_flags", features(), sid)

@@ -152,8 +152,8 @@ def sampling(seed: int = 1, steps: int = 2, seconds: float = 0.0, **more: Any) -
 
 
 def endless(seed: int = 1) -> dict[str, Any]:
-    """A prompt that takes as long as a test lasts, in steps of some milliseconds."""
-    return sampling(seed, steps=10_000, seconds=100)
+    """A prompt that takes longer than a test, in steps that are just not too fast to be told."""
+    return sampling(seed, steps=400, seconds=20)
 
 
 def text(words: str = "hello") -> dict[str, Any]:

@@ -48,15 +48,25 @@ def test_bad_options_are_errors_of_usage(arguments: tuple[str, ...], capsys: pyt
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_a_taken_port_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "option"), [(("--port",), "--port"), (("--port", "0", "--control-port"), "--control-port")]
+)
+def test_a_taken_port_is_told_in_one_line(
+    arguments: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert run(parse("--port", str(port))) == 1
+        assert run(parse(*arguments, str(port))) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"port {port} on 127.0.0.1 is taken; choose another with --port" in error
+    assert error == f"comfyproxy simulate: port {port} on 127.0.0.1 is taken; choose another with {option}\n"
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert run(parse("--port", "0", "--base-dir", str(tmp_path / "file"))) == 1
+    assert f"{tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_a_frontend_without_a_page_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from simulator_support import Client, endless, png, sampling, text, txt2img, upl
 
 from comfyproxy.core import frames
 from comfyproxy.simulator import SimulatedBackend
+from comfyproxy.simulator.cache import KEPT, Cache, Result
 
 METADATA = {"supports_preview_metadata": True}
 
@@ -270,3 +271,32 @@ async def test_loading_costs_what_was_said_divided_by_the_speed() -> None:
             messages = (await client.run(txt2img(steps=1, seed=seed)))["status"]["messages"]
             durations.append(messages[-1][1]["timestamp"] - messages[0][1]["timestamp"])
         assert durations[0] >= 299 > durations[1]
+
+
+async def test_a_cycle_that_validation_cannot_see_fails_the_prompt_and_not_the_server() -> None:
+    graph = text()
+    graph["1"]["inputs"]["unknown"] = ["2", 0]
+    graph["2"] = {"class_type": "EmptyImage", "inputs": {"unknown": ["1", 0]}}
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        error = (await client.run(graph))["status"]["messages"][-1][1]
+        assert error["exception_type"] == "graph.DependencyCycleError"
+        assert (await client.run(text()))["status"]["status_str"] == "success"
+
+
+def test_the_cache_forgets_the_oldest_results_and_none_of_the_running_prompt() -> None:
+    cache = Cache(keeps_old=True)
+
+    def run(start: int, count: int) -> list[str]:
+        graph = {
+            str(n): {"class_type": "ConformanceText", "inputs": {"text": str(n)}} for n in range(start, start + count)
+        }
+        cache.begin(graph, {})
+        cached = [node for node in graph if cache.get(node)]
+        for node in graph:
+            cache.put(node, Result((), None, None))
+        return cached
+
+    run(0, KEPT + 50)
+    assert len(run(0, KEPT + 50)) == KEPT + 50
+    run(1000, 1)
+    assert run(0, 51) == ["50"]

@@ -191,3 +191,13 @@ async def test_a_frontend_is_served_with_the_cache_headers_of_the_version(tmp_pa
         assert (await client.call("GET", "/no/such/path"))[0] == 404
         assert (await client.call("PUT", "/prompt"))[0] == 405
         assert (await client.call("OPTIONS", "/no/such/path"))[0] == 200
+
+
+async def test_websockets_offer_compression_and_send_no_pings() -> None:
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        ws = await client.session.ws_connect(f"{backend.url}/ws", compress=15, autoping=False)
+        assert ws.compress == 15
+        assert (await ws.receive_json())["type"] == "status"
+        with pytest.raises(TimeoutError):
+            await ws.receive(timeout=0.05)
+        await ws.close()
