@@ -137,6 +137,10 @@ class SimulatedBackend:
         app.on_shutdown.append(hang_up)
         return app
 
+    def emit(self, event: str, data: Any, client_id: str | None = None) -> None:
+        """Send a websocket event of any name, as custom nodes do: to one client, or to all."""
+        self.process.sockets.send(event, data, client_id)
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen and work. Raises OSError if the port is taken, ControlPortError if the control port is."""
         if self._runner is not None:

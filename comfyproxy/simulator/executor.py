@@ -172,7 +172,8 @@ class Executor:
                 raise SimulatedFailure("simulated failure")
 
         def bar(total: int) -> ProgressBar:
-            return ProgressBar(run.progress, node_id, total, throttled=self._world.profile.throttles_progress)
+            clock = (lambda: self._world.pace.spent_s) if self._world.profile.throttles_progress else None
+            return ProgressBar(run.progress, node_id, total, clock=clock)
 
         return Call(inputs, self._world, bar)
 

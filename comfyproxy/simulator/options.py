@@ -19,6 +19,7 @@ class SimulatorOptions:
         seed: changes every generated picture and the names of temporary files.
         control: serve the faults over HTTP on a port of their own.
         control_port: that port; 0 takes a free one.
+        without_nodes: node classes it lacks.
         frontend: a folder with a web page to serve at `/`; None serves a page of a few lines.
         max_upload_mb: the largest request body, in MiB (`--max-upload-size`).
     """
@@ -33,6 +34,7 @@ class SimulatorOptions:
     seed: int = 0
     control: bool = False
     control_port: int = 0
+    without_nodes: tuple[str, ...] = ()
     frontend: Path | None = None
     max_upload_mb: float = 100
 

@@ -49,7 +49,7 @@ class Process:
         pace = Pace(options.speed, faults)
         memory = ModelMemory(options.vram_models, options.load_seconds, pace)
         self.world = World(options, profile, folders, memory, pace, random.Random(options.seed))
-        self.nodes = stock_nodes()
+        self.nodes = {name: node for name, node in stock_nodes().items() if name not in options.without_nodes}
         self.sockets = Sockets(faults)
         self.queue = Queue(self._announce)
         self.history = History()

@@ -3,13 +3,12 @@
 Source: ComfyUI 0.25.0, `comfy_execution/progress.py`, `main.py` (`hijack_progress`), `comfy/utils.py` (`ProgressBar`).
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from .sockets import Preview, Sockets
 
-_MIN_INTERVAL_S = 0.1
+_MIN_INTERVAL_S = 0.1 - 1e-6  # ten steps of 10 ms are no less than 100 ms
 _MIN_PERCENT = 0.5
 
 
@@ -57,16 +56,17 @@ class Progress:
 class ProgressBar:
     """A node's own view of its progress; newer versions leave out steps that come fast."""
 
-    def __init__(self, progress: Progress, node_id: str, total: int, *, throttled: bool) -> None:
-        self._progress, self._node_id, self._total, self._throttled = progress, node_id, total, throttled
+    def __init__(self, progress: Progress, node_id: str, total: int, *, clock: Callable[[], float] | None) -> None:
+        """Take the clock that tells fast steps, in seconds; None to report them all."""
+        self._progress, self._node_id, self._total, self._clock = progress, node_id, total, clock
         self._told_at = 0.0
         self._told = -1
 
     def update(self, value: int, preview: Preview | None = None) -> None:
         """Report that `value` steps of the total are done."""
         value = min(value, self._total)
-        now = time.perf_counter()
-        if self._throttled and preview is None and self._told >= 0 and value < self._total:
+        now = self._clock() if self._clock else 0.0
+        if self._clock and preview is None and self._told >= 0 and value < self._total:
             percent = (value - max(0, self._told)) / self._total * 100 if self._total > 0 else 100
             if now - self._told_at < _MIN_INTERVAL_S or percent < _MIN_PERCENT:
                 return

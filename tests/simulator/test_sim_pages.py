@@ -201,3 +201,19 @@ async def test_websockets_offer_compression_and_send_no_pings() -> None:
         with pytest.raises(TimeoutError):
             await ws.receive(timeout=0.05)
         await ws.close()
+
+
+async def test_a_server_may_lack_a_class_and_refuses_prompts_that_need_it() -> None:
+    async with SimulatedBackend(without_nodes=("ConformanceText",)) as backend, Client(backend) as client:
+        assert "ConformanceText" not in await client.get("/object_info")
+        assert (await client.post("/prompt", {"prompt": text()}))[1]["error"]["type"] == "missing_node_type"
+
+
+async def test_custom_events_reach_the_one_or_all() -> None:
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        one, two = await client.socket("one"), await client.socket("two")
+        backend.emit("custom.one", {"x": 1}, "one")
+        backend.emit("custom.all", {})
+        assert (await one.until_event("custom.one"))["data"] == {"x": 1}
+        await two.until_event("custom.all")
+        assert not two.data("custom.one")

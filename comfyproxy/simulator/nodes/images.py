@@ -185,7 +185,7 @@ class SaveImage(Node):
     name = "SaveImage"
     display_name = "Save Image"
     category = "image"
-    description = "Saves the input images to your ComfyUI output directory."
+    description = "Saves pictures in the output folder."
     output_node = True
     essentials = "Basics"
     search_aliases: ClassVar[tuple[str, ...]] = (
