@@ -7,6 +7,7 @@ Counting faults take a number of prompts, or True for all of them from now on:
 """
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -14,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 COUNTED = ("cut_before_accepting", "cut_after_accepting", "fail_prompts", "out_of_memory")
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time at all
+_RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # SO_LINGER: on, for no time at all
 
 
 @dataclass(slots=True)

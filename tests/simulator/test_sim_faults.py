@@ -63,6 +63,8 @@ async def test_a_frozen_server_takes_connections_and_answers_after_the_thaw() ->
 async def test_a_frozen_server_stops_in_mid_prompt_and_answers_no_ping() -> None:
     async with SimulatedBackend() as backend, Client(backend) as client:
         socket = await client.socket("a")
+        pinger = await client.session.ws_connect(f"{backend.url}/ws", autoping=False)
+        await pinger.receive_json()
         prompt_id = await client.submit(endless(), "a")
         await socket.until_event("progress")
         backend.faults.freeze()
@@ -71,12 +73,34 @@ async def test_a_frozen_server_stops_in_mid_prompt_and_answers_no_ping() -> None
         while seen != (seen := len(socket.frames)):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.Event().wait(), 0.1)
-        await socket.ws.ping()
+        await pinger.ping()
+        reading = asyncio.create_task(_until_pong(pinger))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(socket.until_event("executed"), 0.1)
+            await asyncio.wait_for(asyncio.shield(reading), 0.1)
+        assert len(socket.frames) == seen
         backend.faults.thaw()
+        await reading
+        await pinger.close()
         await client.post("/interrupt", {"prompt_id": prompt_id})
         await socket.until_done(prompt_id)
+
+
+async def _until_pong(ws: aiohttp.ClientWebSocketResponse) -> None:
+    while (await ws.receive()).type is not aiohttp.WSMsgType.PONG:
+        pass
+
+
+async def test_a_prompt_sent_to_a_frozen_server_is_accepted_after_the_thaw_though_its_sender_has_gone() -> None:
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        listener = await client.socket("a")
+        backend.faults.freeze()
+        mine = "12345678-1234-1234-1234-123456789abc"
+        body = {"prompt": text(), "client_id": "a", "prompt_id": mine}
+        with pytest.raises(TimeoutError):
+            await client.post("/prompt", body, timeout=aiohttp.ClientTimeout(total=0.1))
+        backend.faults.thaw()
+        await listener.until_done(mine)
+        assert backend.accepted == [mine]
 
 
 async def test_a_frozen_server_can_be_stopped() -> None:
