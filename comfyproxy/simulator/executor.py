@@ -239,7 +239,8 @@ class Executor:
         for name, value in run.graph[node_id]["inputs"].items():
             if is_link(value):
                 source = self._cache.get(value[0]) if value[0] in run.graph else None
-                inputs[name] = None if source is None else source.outputs[int(value[1])]
+                index = int(value[1])
+                inputs[name] = source.outputs[index] if source and index in range(len(source.outputs)) else None
             elif input_info(types, name) is not None:
                 inputs[name] = value
         hidden = {"PROMPT": run.graph, "EXTRA_PNGINFO": run.extra_data.get("extra_pnginfo"), "UNIQUE_ID": node_id}

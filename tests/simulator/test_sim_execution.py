@@ -273,6 +273,14 @@ async def test_loading_costs_what_was_said_divided_by_the_speed() -> None:
         assert durations[0] >= 299 > durations[1]
 
 
+async def test_a_link_to_an_output_that_is_not_there_is_nothing_where_validation_does_not_look() -> None:
+    graph = text()
+    graph["1"]["inputs"] |= {"unknown": ["2", 7], "other": ["2", -9]}
+    graph["2"] = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        assert (await client.run(graph))["status"]["status_str"] == "success"
+
+
 async def test_a_cycle_that_validation_cannot_see_fails_the_prompt_and_not_the_server() -> None:
     graph = text()
     graph["1"]["inputs"]["unknown"] = ["2", 0]
