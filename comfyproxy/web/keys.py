@@ -1,9 +1,20 @@
 """What handlers find in the application."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
+from comfyproxy.core.ports import JobStore
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
+from comfyproxy.service.queries import Queries
+from comfyproxy.web.seams import Board, Control
 
 FLEET = web.AppKey("fleet", Fleet)
 FILES = web.AppKey("files", Files)
+QUERIES = web.AppKey("queries", Queries)
+STORE: web.AppKey[JobStore] = web.AppKey("store")
+CONTROL: web.AppKey[Control] = web.AppKey("control")
+BOARD: web.AppKey[Board] = web.AppKey("board")
+CANCEL_ROUTES_ENABLED: web.AppKey[Callable[[], bool]] = web.AppKey("cancel_routes_enabled")
+WALL_CLOCK: web.AppKey[Callable[[], float]] = web.AppKey("wall_clock")  # seconds since the epoch
