@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from comfyproxy.core.ports import JobStore
+from comfyproxy.metrics import Metrics
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.queries import Queries
@@ -18,3 +19,4 @@ CONTROL: web.AppKey[Control] = web.AppKey("control")
 BOARD: web.AppKey[Board] = web.AppKey("board")
 CANCEL_ROUTES_ENABLED: web.AppKey[Callable[[], bool]] = web.AppKey("cancel_routes_enabled")
 WALL_CLOCK: web.AppKey[Callable[[], float]] = web.AppKey("wall_clock")  # seconds since the epoch
+METRICS = web.AppKey("metrics", Metrics)
