@@ -1,7 +1,7 @@
 """A board, a store and a fleet, small enough to see through."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from comfyproxy.core import history, jobs_api
@@ -146,10 +146,7 @@ class Stage:
 
     def settles(self, job: Job, *, ran_s: float = 1.0) -> None:
         """Put a failed job into the store."""
-        started = Job(
-            **{name: getattr(job, name) for name in Job.__slots__}
-            | {"started_s": job.created_s, "state": JobState.FAILED, "backend": BackendId("a")}
-        )
+        started = replace(job, started_s=job.created_s, state=JobState.FAILED, backend=BackendId("a"))
         ended_ms = int((job.created_s + ran_s) * 1000)
         entry = history.failed_entry(started, PAYLOAD, message="m", exception_type="E", timestamp_ms=ended_ms)
         self.store.entries[job.prompt_id] = entry
