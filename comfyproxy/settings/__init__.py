@@ -1,5 +1,12 @@
-"""What can be configured, and how it is read from a file, the environment and the command line."""
+"""What can be configured, and how it is read from a file, the environment and the command line.
 
+`schema` is the table of all keys. `document` reads YAML, `reading` compares it with the table, `loading` adds the
+environment and the command line; `problems` are what is wrong, for people.
+"""
+
+from comfyproxy.settings.describing import describe, warnings
+from comfyproxy.settings.loading import load
+from comfyproxy.settings.problems import BadSettings, Problem
 from comfyproxy.settings.schema import (
     HealthCheck,
     HistorySettings,
@@ -15,6 +22,7 @@ from comfyproxy.settings.schema import (
 )
 
 __all__ = [
+    "BadSettings",
     "HealthCheck",
     "HistorySettings",
     "LoadBalancing",
@@ -22,8 +30,12 @@ __all__ = [
     "NodeSettings",
     "Nodes",
     "OutputSettings",
+    "Problem",
     "ServerSettings",
     "Settings",
     "StoreSettings",
     "WebsocketSettings",
+    "describe",
+    "load",
+    "warnings",
 ]

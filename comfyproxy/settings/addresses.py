@@ -79,8 +79,15 @@ def parse_url(text: str, *, default_port: int | None = None) -> Address:
     return Address(parts.scheme, host, port or default_port or _DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
 
 
+def checked_url(text: str) -> str:
+    """Return a base URL in the form that is kept."""
+    return str(parse_url(text))
+
+
 def parse_backend_url(text: str) -> Address:
     """Take apart what is written on a command line: a base URL, or `host[:port][/path]`, which means http."""
     if "://" in text:
         return parse_url(text)
+    if not text.startswith("[") and text.partition("/")[0].count(":") > 1:
+        raise ValueError(f'expected a URL such as http://gpu-1:8188, found "{text}"; an IPv6 address needs brackets')
     return parse_url(f"http://{text}", default_port=COMFYUI_PORT)

@@ -4,10 +4,10 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 MAX_NAME = 64
 _UNFIT = re.compile(r'[/\\:*?"<>|]')
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/\\@?#,;]+", re.IGNORECASE)
 # Windows opens a device under these names, whatever the extension.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -19,6 +19,7 @@ class Range:
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None  # as `minimum`, without the bound itself
+    unit: str = ""  # in the plural
 
     def __contains__(self, number: float) -> bool:
         return (
@@ -29,9 +30,10 @@ class Range:
         )
 
     def __str__(self) -> str:
+        of = f"of {self.unit} " if self.unit else ""
         if self.minimum is not None and self.maximum is not None:
-            return f"from {self.minimum} to {self.maximum}"
-        return f"above {self.above}" if self.minimum is None else f"of at least {self.minimum}"
+            return f"{of}from {self.minimum} to {self.maximum}"
+        return f"{of}above {self.above}" if self.minimum is None else f"{of}from {self.minimum} up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,13 @@ def checked_path(path: Path) -> Path:
 
 def checked_origin(text: str) -> str:
     """Return what a browser may send as `Origin`, or `*`."""
-    parts = urlsplit(text) if text.isprintable() else urlsplit("")
-    origin = f"{parts.scheme}://{parts.netloc}"
-    if text == "*" or (text == origin and re.fullmatch(r"https?://[^\s@]+", text)):
+    if text == "*":
         return text
-    fix = f'; write "{origin}"' if re.fullmatch(r"https?://[^\s@]+", origin) else ""
-    raise ValueError(f'expected "*" or one origin such as https://app.example, found {text!r}{fix}')
+    origin = _ORIGIN.match(text)
+    if origin and origin.group() == text and text.isprintable():
+        return text.lower()
+    fix = f'; write "{origin.group()}"' if origin else ""
+    raise ValueError(f'expected "*" or one origin such as https://app.example, found "{text}"{fix}')
 
 
 def checked_name(name: str) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from comfyproxy.settings.addresses import COMFYUI_PORT, Address, checked_host, parse_url
+from comfyproxy.settings.addresses import COMFYUI_PORT, Address, checked_host, checked_url, parse_url
 from comfyproxy.settings.rules import BareWord, Range, checked_name, checked_origin, checked_path, checked_text
 
-Seconds = Annotated[float, Range(above=0)]
-Megabytes = Annotated[float, Range(above=0)]  # of 1024 * 1024 bytes
+Seconds = Annotated[float, Range(above=0, unit="seconds")]
+Megabytes = Annotated[float, Range(above=0, unit="megabytes")]  # of 1024 * 1024 bytes
 Count = Annotated[int, Range(minimum=1)]
 Port = Annotated[int, Range(minimum=1, maximum=65535)]
 
@@ -28,12 +28,14 @@ class NodeSettings:
     node_id: Annotated[str, checked_name]
     host: Annotated[str, checked_host] = ""  # an IPv6 address without its brackets
     port: Port = COMFYUI_PORT
-    url: Annotated[str, parse_url] = ""  # usable as it stands: with brackets where needed, without a trailing slash
+    url: Annotated[str, checked_url] = ""  # usable as it stands: with brackets where needed, without a trailing slash
     max_concurrent: Count = 2
     capabilities: tuple[Annotated[str, checked_text], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not (self.url or self.host):
+            raise ValueError("host is missing (or url in its place)")
         address = parse_url(self.url) if self.url else Address("http", checked_host(self.host), self.port)
         # Without a host there is nothing to contradict: the port is then the default that nobody wrote.
         if self.host and (checked_host(self.host), self.port) != (address.host, address.port):
@@ -81,7 +83,7 @@ class ServerSettings:
     port: Annotated[int, Range(minimum=0, maximum=65535)] = 8188  # 0: the system chooses one
     cors_origin: Annotated[str, checked_origin] | None = None
     max_body_mb: Megabytes = 100.0
-    shutdown_timeout: Annotated[float, Range(minimum=0)] = 30.0
+    shutdown_timeout: Annotated[float, Range(minimum=0, unit="seconds")] = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,8 @@ class WebsocketSettings:
     """What may wait for clients that read slowly or are away."""
 
     client_buffer_mb: Megabytes = 32.0
-    preview_buffer_mb: Annotated[float, Range(minimum=0)] = 4.0  # 0: the newest preview only
-    mailbox_mb: Annotated[float, Range(minimum=0)] = 64.0  # of all absent clients together
+    preview_buffer_mb: Annotated[float, Range(minimum=0, unit="megabytes")] = 4.0  # 0: the newest preview only
+    mailbox_mb: Annotated[float, Range(minimum=0, unit="megabytes")] = 64.0  # of all absent clients together
     heartbeat: Seconds = 25.0
 
 
