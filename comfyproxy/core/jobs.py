@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
 
 _NEXT: dict[JobState, frozenset[JobState]] = {
-    # A queued job that is settled had its backend finish it although we had taken it back.
+    # A queued job fails where every backend has refused it.
     JobState.QUEUED: frozenset({JobState.DISPATCHING, JobState.FAILED, JobState.CANCELLED}),
     JobState.DISPATCHING: frozenset(
         # Back to QUEUED: it never arrived, or was withdrawn after it had been validated.

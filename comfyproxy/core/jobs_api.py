@@ -122,14 +122,16 @@ def detail(item: bytes, entry: bytes) -> bytes:
         item: how it is listed.
         entry: its history entry.
     """
-    whole = rawjson.members(entry)
+    whole, listed = rawjson.members(entry), rawjson.members(item)
     prompt = rawjson.items(whole["prompt"])
+    # Current servers keep the time in the prompt; the backend may have been older.
+    extra_data = rawjson.obj({**rawjson.members(prompt[3]), "create_time": listed["create_time"]})
     return rawjson.obj(
         {
-            **rawjson.members(item),
+            **listed,
             "outputs": rawjson.encode(normalise(rawjson.decode(whole.get("outputs", b"{}")))),
             "execution_status": whole.get("status", b"{}"),
-            "workflow": rawjson.obj({"prompt": prompt[2], "extra_data": prompt[3]}),
+            "workflow": rawjson.obj({"prompt": prompt[2], "extra_data": extra_data}),
         }
     )
 

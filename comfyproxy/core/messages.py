@@ -36,6 +36,11 @@ class _Status(msgspec.Struct):
     status: _StatusBody
 
 
+class _Executed(msgspec.Struct):
+    node: str
+
+
+_executed = msgspec.json.Decoder(_Executed)
 _outer = msgspec.json.Decoder(_Outer)
 _inner = msgspec.json.Decoder(_Inner)
 _status = msgspec.json.Decoder(_Status)
@@ -75,6 +80,14 @@ def queue_remaining(message: Message) -> int | None:
     """Return the count that a `status` message carries."""
     try:
         return _status.decode(message.data).status.exec_info.queue_remaining
+    except msgspec.MsgspecError:
+        return None
+
+
+def executed_node(message: Message) -> str | None:
+    """Return the node that an `executed` tells the outputs of."""
+    try:
+        return _executed.decode(message.data).node
     except msgspec.MsgspecError:
         return None
 

@@ -102,21 +102,21 @@ def queue_number(envelope: Envelope, next_number: int) -> float:
     return -number if envelope.front else number
 
 
+def execution_targets(payload: Payload) -> tuple[str, ...] | None:
+    """Return the request's `partial_execution_targets`; None where it asks for all outputs."""
+    raw = _split(payload.rest).get("partial_execution_targets")
+    value = _decode(raw) if raw is not None else None
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else None
+
+
 def _members(body: bytes) -> dict[str, bytes] | None:
     """Return the raw values of a JSON object; None for JSON of another kind."""
     try:
         return _split(body)
     except msgspec.ValidationError:
         return None
-    except msgspec.DecodeError:
-        # Python writes and reads NaN and Infinity, which are not JSON; so does ComfyUI.
-        try:
-            value = json.loads(body)
-        except ValueError as exc:
-            raise BadRequest("invalid_json", "The request body is not JSON", details=str(exc)) from None
-        if not isinstance(value, dict):
-            return None
-        return {key: json.dumps(item).encode() for key, item in value.items()}
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest("invalid_json", "The request body is not JSON", details=str(exc)) from None
 
 
 def _split(raw: bytes) -> dict[str, bytes]:
@@ -125,6 +125,7 @@ def _split(raw: bytes) -> dict[str, bytes]:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
+        # Python writes and reads NaN and Infinity, which are not JSON; so does ComfyUI.
         value = json.loads(raw)
         if not isinstance(value, dict):
             raise msgspec.ValidationError("not an object") from None

@@ -5,31 +5,14 @@ State is read and changed without an `await` in between, so there are no locks. 
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from comfyproxy.core.jobs import BackendId, Job, JobState, advance
 from comfyproxy.service.fleet import Fleet
+from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadCache
-
-
-@dataclass(slots=True, eq=False)
-class LiveJob:
-    """One unfinished job with what only this process knows of it."""
-
-    job: Job
-    is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
-    is_running: bool = False
-    node: str | None = None  # the node that runs
-    tail: list[str] = field(default_factory=list)  # messages held until the history entry is stored
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
-    avoid: frozenset[BackendId] = frozenset()  # refused it, or died with it
-    client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
-    is_settling: bool = False
-    is_visitor: bool = False  # on its backend only to be validated; takes no slot
-    is_withdrawn: bool = False  # a cancellation is under way
-    dispatched_at_s: float = 0.0  # monotonic; when the backend acknowledged it
 
 
 class Board:
@@ -108,10 +91,6 @@ class Board:
         """How many jobs wait here, on no backend."""
         return len(self._waiting)
 
-    def waiting(self) -> Iterator[LiveJob]:
-        """Yield the jobs that wait here, first come first, without taking them out."""
-        yield from (self._live[prompt_id] for *_, prompt_id in sorted(self._heap) if prompt_id in self._waiting)
-
     # Changes
 
     def add(self, live: LiveJob) -> None:
@@ -135,6 +114,10 @@ class Board:
         """Put a job in state QUEUED where the dispatcher takes from."""
         self._waiting.add(live.job.prompt_id)
         heapq.heappush(self._heap, (live.job.number, next(self._order), live.job.prompt_id))
+
+    def unqueue(self, live: LiveJob) -> None:
+        """Keep the dispatcher from taking a waiting job; `queue` puts it back."""
+        self._waiting.discard(live.job.prompt_id)
 
     def take(self, wanted: Callable[[LiveJob], BackendId | None], *, look: int) -> tuple[LiveJob, BackendId] | None:
         """Take out the first waiting job for which `wanted` names a backend.
@@ -170,9 +153,9 @@ class Board:
         self._unbind(live)
         self._waiting.discard(job.prompt_id)
         if to is JobState.QUEUED:
-            job = replace(job, backend=None, backend_prompt_id=None)
+            job = replace(job, backend=None, backend_prompt_id=None, started_s=None)
             self._stopped(live)
-            live.tail.clear()
+            live.forget_run()
         live.job = job
         self._bind(live)
         self._changed()

@@ -105,6 +105,7 @@ class Fleet:
         self._backends = {backend.id: backend for backend in backends}
         self._health_check = health_check
         self._now = now
+        self._since_s = now()
         self._observer = observer
         self._home: Backend | None = None
         self.prefixes = prefix_outputs and len(backends) > 1
@@ -158,6 +159,19 @@ class Fleet:
         if isinstance(error, UpstreamError):
             self.on_suspicion(backend)
 
+    def observe_failure(self, backend: Backend, error: Exception, *, is_dead: bool) -> None:
+        """Fold in a probe that failed.
+
+        Args:
+            is_dead: nothing listens there, so no further probe is needed to know.
+        """
+        self._observer.upstream_error(backend.id, type(error).__name__)
+        backend.last_error = str(error) or type(error).__name__
+        if is_dead:
+            self._set_health(backend, health_rules.eject(backend.health))
+        else:
+            self.observe_probe(backend, False)
+
     def observe_probe(self, backend: Backend, ok: bool) -> None:
         """Fold in the outcome of one probe."""
         if ok:
@@ -166,8 +180,8 @@ class Fleet:
         self._set_health(backend, health_rules.observe(backend.health, ok, rise=check.rise, fall=check.fall))
 
     def silent_for_s(self, backend: Backend) -> float:
-        """Return the seconds since the last sign of life; infinite if there never was one."""
-        return float("inf") if backend.last_alive_s is None else self._now() - backend.last_alive_s
+        """Return the seconds since the last sign of life, or since we began to listen for one."""
+        return self._now() - (self._since_s if backend.last_alive_s is None else backend.last_alive_s)
 
     def _set_health(self, backend: Backend, health: Health) -> None:
         was, backend.health = backend.health.healthy, health

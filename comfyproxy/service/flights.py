@@ -27,7 +27,7 @@ class Flights(Generic[T]):
     def start(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Begin the work unless it is under way."""
         task = self._tasks.get(key)
-        if task is None:
+        if task is None or task.done():
             task = asyncio.create_task(work(), name=f"{self._name} {key}")
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
@@ -41,7 +41,8 @@ class Flights(Generic[T]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _landed(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        del self._tasks[key]
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
         # Those who wait get the error; where nobody waits any more it is at least written down.
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("%s ended with %r", task.get_name(), error)

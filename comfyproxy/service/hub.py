@@ -141,6 +141,17 @@ class ClientHub:
         if client_id:
             self._put_binary(self._clients.get(client_id, ()), frame)
 
+    def deliver_preview(self, client_id: str | None, frame: bytes, progress: str, *, prompt_id: str) -> None:
+        """Send a preview with metadata and the `progress` that came behind it.
+
+        To those who know only the older form ComfyUI sends the two the other way round (0.25.0, `main.py`,
+        `hijack_progress`), and scripts go by the order.
+        """
+        sessions = list(self._clients.get(client_id, ())) if client_id else []
+        self._put_binary([session for session in sessions if session.supports_preview_metadata], frame)
+        self.deliver_text(client_id, progress, event="progress", prompt_id=prompt_id)
+        self._put_binary([session for session in sessions if not session.supports_preview_metadata], frame)
+
     def broadcast_text(self, message: str, *, coalesce_key: str | None = None) -> None:
         """Send a message to every socket there is.
 

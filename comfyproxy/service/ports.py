@@ -1,9 +1,19 @@
 """What the service needs of the outside, as protocols: a backend's HTTP API, its link, and those who watch."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from asyncio import Task
+from collections.abc import Container, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from comfyproxy.core.jobs import BackendId, Job
+
+if TYPE_CHECKING:
+    from comfyproxy.service.fleet import Backend
+
+
+class Spawn(Protocol):
+    """Starts a task that is owned: what it dies of ends the process."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], *, name: str) -> Task[None]: ...
 
 
 class Verdict(Protocol):
@@ -55,8 +65,19 @@ class Link(Protocol):
 
     @property
     def connected(self) -> bool: ...
-    def drop(self) -> None:
+    def drop(self, reason: str = "") -> None:
         """Close and connect again: it has gone deaf."""
+
+    def wake(self) -> None:
+        """Connect now rather than after the rest: the backend has just answered."""
+
+
+class FilePreparer(Protocol):
+    """Whoever makes a graph's files present on a backend."""
+
+    async def prepare(
+        self, prompt_id: str, graph: bytes, backend: "Backend", upload_inputs: Container[tuple[str, str]]
+    ) -> bytes | None: ...
 
 
 class Observer(Protocol):
@@ -75,5 +96,6 @@ class Streams(Protocol):
 
     def deliver_text(self, client_id: str | None, message: str, *, event: str, prompt_id: str | None) -> None: ...
     def deliver_binary(self, client_id: str | None, frame: bytes) -> None: ...
+    def deliver_preview(self, client_id: str | None, frame: bytes, progress: str, *, prompt_id: str) -> None: ...
     def broadcast_text(self, message: str, *, coalesce_key: str | None = None) -> None: ...
     def broadcast_binary(self, frame: bytes) -> None: ...

@@ -9,13 +9,15 @@ from comfyproxy.metrics import Metrics
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.queries import Queries
-from comfyproxy.web.seams import Board, Control
+from comfyproxy.web.seams import Board, Control, Submissions
 
 FLEET = web.AppKey("fleet", Fleet)
 FILES = web.AppKey("files", Files)
 QUERIES = web.AppKey("queries", Queries)
 STORE: web.AppKey[JobStore] = web.AppKey("store")
 CONTROL: web.AppKey[Control] = web.AppKey("control")
+SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions")
+MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)  # of POST /prompt
 BOARD: web.AppKey[Board] = web.AppKey("board")
 CANCEL_ROUTES_ENABLED: web.AppKey[Callable[[], bool]] = web.AppKey("cancel_routes_enabled")
 WALL_CLOCK: web.AppKey[Callable[[], float]] = web.AppKey("wall_clock")  # seconds since the epoch

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from comfyproxy.core.jobs import Job
+from comfyproxy.service.submissions import Receipt
 
 
 class Control(Protocol):
@@ -14,6 +15,25 @@ class Control(Protocol):
 
     async def known(self, prompt_id: str) -> bool:
         """Whether there is, or was, such a job."""
+
+    async def delete_pending(self, prompt_ids: Iterable[str]) -> None:
+        """Cancel those that wait."""
+
+    async def clear_pending(self) -> None:
+        """Cancel all that wait."""
+
+    async def interrupt(self, prompt_id: str | None) -> None:
+        """Stop a prompt if it runs; without an id, all that run."""
+
+    async def free(self, body: bytes) -> None:
+        """Let every backend free memory."""
+
+
+class Submissions(Protocol):
+    """Whoever takes prompts in."""
+
+    async def submit(self, body: bytes) -> Receipt:
+        """Take a prompt in and return the answer for its client."""
 
 
 class Board(Protocol):

@@ -68,6 +68,8 @@ async def websocket_handler(request: web.Request) -> web.WebSocketResponse:
 
 async def _flush(request: web.Request, transport: asyncio.Transport, grace_s: float) -> None:
     """Wait until the last of what was written has left; cut the client off if it takes too long."""
+    if transport.is_closing():
+        return
     transport.set_write_buffer_limits(high=0)  # `drain` now means: all of it
     try:
         async with asyncio.timeout(grace_s):

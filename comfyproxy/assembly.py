@@ -1,0 +1,228 @@
+"""All parts of the service, put together: what `app.py` starts and stops."""
+
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.ports import FileIndex, JobStore
+from comfyproxy.metrics import Metrics
+from comfyproxy.service.announcer import Announcer
+from comfyproxy.service.board import Board
+from comfyproxy.service.control import Control
+from comfyproxy.service.dispatcher import Dispatcher
+from comfyproxy.service.features import ServerFeatures
+from comfyproxy.service.files import Files
+from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.hub import ClientHub
+from comfyproxy.service.linking import LinkKeeper
+from comfyproxy.service.live import LiveJob
+from comfyproxy.service.mailbox import Mailboxes
+from comfyproxy.service.payloads import PayloadCache
+from comfyproxy.service.placement import Placement
+from comfyproxy.service.prober import Prober
+from comfyproxy.service.queries import Queries
+from comfyproxy.service.reconciler import Reconciler
+from comfyproxy.service.relay import Relay
+from comfyproxy.service.sending import Sender
+from comfyproxy.service.settling import Settler
+from comfyproxy.service.submissions import Submissions
+from comfyproxy.service.tasks import Tasks
+from comfyproxy.service.withdrawal import Withdrawals
+from comfyproxy.settings import NodeSettings, Settings
+from comfyproxy.upstream import BackendClient, BackendLink
+
+MEGABYTE = 1024 * 1024
+
+
+class Store(JobStore, FileIndex, Protocol):
+    """Where everything lasts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts that are started, stopped, or asked by the web."""
+
+    settings: Settings
+    store: Store
+    metrics: Metrics
+    fleet: Fleet
+    board: Board
+    hub: ClientHub
+    announcer: Announcer
+    files: Files
+    queries: Queries
+    submissions: Submissions
+    dispatcher: Dispatcher
+    control: Control
+    reconciler: Reconciler
+    prober: Prober
+    features: ServerFeatures
+    links: list[BackendLink]
+
+
+def assemble(
+    settings: Settings,
+    *,
+    store: Store,
+    session: aiohttp.ClientSession,
+    tasks: Tasks,
+    client_id: str,
+    spool_dir: Path,
+) -> Parts:
+    """Build everything; nothing runs yet.
+
+    Args:
+        client_id: of the links; the same in every life of this proxy, since running prompts report to it.
+        spool_dir: where uploads rest on their way.
+    """
+    check = settings.nodes.health_check
+    heartbeat_timeout_s = check.heartbeat_timeout
+    metrics = Metrics(CollectorRegistry())
+    backends = [_backend(node, session, timeout_s=check.timeout) for node in settings.nodes.static_nodes]
+    fleet = Fleet(
+        backends,
+        health_check=check,
+        prefix_outputs=not settings.outputs.shared,
+        now=time.monotonic,
+        observer=metrics,
+    )
+    payloads = PayloadCache(store)
+    board = Board(fleet, payloads)
+    hub = _hub(settings, metrics)
+    announcer = Announcer(hub, lambda: board.count)
+    files = Files(fleet, store, spool_dir)
+    placement = Placement(fleet)
+    settler = Settler(
+        board,
+        store,
+        fleet,
+        hub,
+        metrics,
+        tasks.spawn,
+        wall_clock=time.time,
+        heartbeat_timeout_s=heartbeat_timeout_s,
+    )
+    sender = Sender(
+        fleet,
+        payloads,
+        files,
+        metrics,
+        client_id=client_id,
+        now=time.monotonic,
+        heartbeat_timeout_s=heartbeat_timeout_s,
+    )
+    withdrawals = Withdrawals(fleet, tasks.spawn, heartbeat_timeout_s=heartbeat_timeout_s)
+    dispatcher = Dispatcher(board, store, fleet, placement, sender, withdrawals, settler, tasks.spawn)
+    reconciler = Reconciler(
+        board, fleet, settler, hub, tasks.spawn, wall_clock=time.time, heartbeat_timeout_s=heartbeat_timeout_s
+    )
+    relay = Relay(board, fleet, hub, settler, metrics, now=time.monotonic, wall_clock=time.time)
+    prober = Prober(fleet, reconciler, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform)
+    keeper = LinkKeeper(relay, prober)
+    links = [_link(backend, session, client_id, relay, keeper) for backend in backends]
+    _connect(board, fleet, dispatcher, settler, relay, prober, keeper, announcer)
+    metrics.watch(fleet, board, lambda: hub.connected)
+    return Parts(
+        settings=settings,
+        store=store,
+        metrics=metrics,
+        fleet=fleet,
+        board=board,
+        hub=hub,
+        announcer=announcer,
+        files=files,
+        queries=Queries(board, store, fleet),
+        submissions=Submissions(
+            board,
+            store,
+            fleet,
+            placement,
+            sender,
+            dispatcher,
+            metrics,
+            wall_clock=time.time,
+            mint_id=lambda: str(uuid.uuid4()),
+        ),
+        dispatcher=dispatcher,
+        control=Control(
+            board,
+            store,
+            fleet,
+            withdrawals,
+            settler,
+            dispatcher,
+            metrics,
+            wall_clock=time.time,
+            may_interrupt_all=settings.interrupt_without_id == "all",
+        ),
+        reconciler=reconciler,
+        prober=prober,
+        features=ServerFeatures(fleet),
+        links=links,
+    )
+
+
+def _connect(
+    board: Board,
+    fleet: Fleet,
+    dispatcher: Dispatcher,
+    settler: Settler,
+    relay: Relay,
+    prober: Prober,
+    keeper: LinkKeeper,
+    announcer: Announcer,
+) -> None:
+    """Let what happens in one part be heard by those whom it concerns."""
+    board.on_change = announcer.changed
+    fleet.on_restored = lambda _: dispatcher.wake()
+    fleet.on_suspicion = prober.suspect
+    settler.on_settled = dispatcher.wake
+    relay.on_load = prober.on_load = dispatcher.wake
+
+    def accepted(backend: Backend, live: LiveJob) -> None:
+        relay.accepted(backend, live)
+        keeper.expect_news(backend, live)
+
+    dispatcher.on_accepted = accepted
+
+
+def _backend(node: NodeSettings, session: aiohttp.ClientSession, *, timeout_s: float) -> Backend:
+    client = BackendClient(BackendId(node.node_id), node.url, session, timeout_s=timeout_s)
+    return Backend(BackendId(node.node_id), node, client)
+
+
+def _link(
+    backend: Backend, session: aiohttp.ClientSession, client_id: str, relay: Relay, keeper: LinkKeeper
+) -> BackendLink:
+    link = BackendLink(
+        backend.id,
+        backend.settings.url,
+        session,
+        client_id=client_id,
+        on_text=partial(relay.text, backend),
+        on_binary=partial(relay.binary, backend),
+        on_connected=partial(keeper.connected, backend),
+        on_disconnected=partial(keeper.disconnected, backend),
+        random=random.uniform,
+    )
+    backend.link = link
+    return link
+
+
+def _hub(settings: Settings, metrics: Metrics) -> ClientHub:
+    websocket = settings.websocket
+    return ClientHub(
+        client_buffer=round(websocket.client_buffer_mb * MEGABYTE),
+        preview_buffer=round(websocket.preview_buffer_mb * MEGABYTE),
+        mailbox=Mailboxes(clock=time.monotonic, max_bytes=round(websocket.mailbox_mb * MEGABYTE)),
+        mint_sid=lambda: uuid.uuid4().hex,
+        observer=metrics,
+    )

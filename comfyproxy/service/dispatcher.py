@@ -1,0 +1,204 @@
+"""Gives waiting jobs to backends that have room, and keeps account of what the backends made of them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from comfyproxy.core.catalog import classes_of, outputs_to_execute
+from comfyproxy.core.errors import NotDelivered
+from comfyproxy.core.jobs import BackendId, JobState, Payload
+from comfyproxy.core.ports import JobStore, StoreUnavailable
+from comfyproxy.core.prompts import execution_targets
+from comfyproxy.service.board import Board
+from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.live import LiveJob
+from comfyproxy.service.placement import Placement
+from comfyproxy.service.ports import Spawn, Verdict
+from comfyproxy.service.sending import FoundThere, Sender
+from comfyproxy.service.settling import Settler
+from comfyproxy.service.withdrawal import Fate, Withdrawals
+
+log = logging.getLogger(__name__)
+
+LOOK = 100  # waiting jobs that are looked at for one that fits a backend with room
+RETRY_S = 1.0  # until a backend that could not be reached with a job, or the store, is tried again
+
+
+class Dispatcher:
+    """The loop between the queue and the backends."""
+
+    def __init__(
+        self,
+        board: Board,
+        store: JobStore,
+        fleet: Fleet,
+        placement: Placement,
+        sender: Sender,
+        withdrawals: Withdrawals,
+        settler: Settler,
+        spawn: Spawn,
+    ) -> None:
+        self._board, self._store, self._fleet = board, store, fleet
+        self._placement, self._sender = placement, sender
+        self._withdrawals, self._settler = withdrawals, settler
+        self._spawn = spawn
+        self._wanted = asyncio.Event()
+        self.is_stopping = False
+        self.on_accepted: Callable[[Backend, LiveJob], None] = lambda backend, live: None
+
+    def wake(self) -> None:
+        """Look again whether a waiting job can go out."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Dispatch, for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            self._pump()
+
+    def _pump(self) -> None:
+        while not self.is_stopping and self._board.waiting_count and self._placement.has_room():
+            if (found := self._board.take(self._place, look=LOOK)) is None:
+                return
+            live, backend_id = found
+            if (backend := self._fleet.get(backend_id)) is None:
+                raise LookupError(backend_id)
+            self._placement.placed(live, backend)
+            self._board.move(live, JobState.DISPATCHING, backend=backend_id, attempts=live.job.attempts + 1)
+            self._spawn(self._dispatch(live, backend), name=f"dispatch of {live.prompt_id}")
+
+    def _place(self, live: LiveJob) -> BackendId | None:
+        backend = self._placement.pick(live)
+        return backend.id if backend is not None else None
+
+    async def _dispatch(self, live: LiveJob, backend: Backend) -> None:
+        with live.transition():
+            try:
+                await self._store.update(live.job)  # written before it is sent
+                verdict = await self._sender.deliver(live, backend, number=live.job.number)
+            except NotDelivered:
+                self._retry(live, backend)
+                return
+            except StoreUnavailable as exc:
+                log.error("prompt %s stays queued: %s", live.prompt_id, exc)
+                self._retry(live, backend)
+                return
+            except KeyError:
+                await self._settler.fail(live, "The proxy's store has lost this prompt", "PayloadLost")
+                return
+            if verdict.accepted:
+                await self.accepted(live, backend, verdict)
+                return
+        await self._refused(live, backend, verdict)
+
+    def resume(self, live: LiveJob, backend: Backend) -> None:
+        """Go on with a job that was on its way to a backend when the proxy was stopped."""
+        self._spawn(self._resume(live, backend), name=f"search for {live.prompt_id}")
+
+    async def _resume(self, live: LiveJob, backend: Backend) -> None:
+        with live.transition():
+            if await self._sender.has_arrived(live, backend):
+                await self.accepted(live, backend, FoundThere(prompt_id=live.job.id_on_backend))
+            else:
+                self._retry(live, backend)
+
+    async def accepted(self, live: LiveJob, backend: Backend, verdict: Verdict) -> None:
+        """Take note that a backend has the job; one that was only to be judged is taken back from it.
+
+        The job is in the store already, as on its way; should this write fail, a restart looks for it at the backend.
+        """
+        outputs = await self._outputs(live, backend, verdict)
+        if not _is_on_its_way(live):
+            return  # it has ended before its verdict came
+        its_id = verdict.prompt_id if verdict.prompt_id != live.prompt_id else None
+        live.unreachable = frozenset()
+        self._board.move(
+            live,
+            JobState.ACCEPTED,
+            backend_prompt_id=its_id,
+            node_errors=verdict.node_errors,
+            outputs_to_execute=outputs,
+        )
+        self._board.admit(live)
+        log.info("prompt %s is %s %s", live.prompt_id, "judged by" if live.is_visitor else "on", backend.id)
+        self.on_accepted(backend, live)
+        await self._write(live)
+        if live.is_visitor:
+            self._spawn(self._withdraw(live, backend), name=f"withdrawal of {live.prompt_id}")
+
+    async def _outputs(self, live: LiveJob, backend: Backend, verdict: Verdict) -> tuple[str, ...]:
+        """Return the output nodes that will run, as the queue shows them."""
+        if backend.catalog is None:
+            return ()
+        try:
+            payload = await self._board.payloads.get(live.prompt_id)
+        except (StoreUnavailable, KeyError):
+            payload = Payload(graph=b"{}")
+        return outputs_to_execute(
+            classes_of(payload.graph),
+            backend.catalog.output_classes,
+            targets=execution_targets(payload),
+            node_errors=verdict.node_errors,
+        )
+
+    async def _withdraw(self, live: LiveJob, backend: Backend) -> None:
+        """Take a judged job back from its backend, to wait here; if it has started there, that is its dispatch."""
+        with live.transition():
+            if not _is_visiting(live):
+                return
+            whereabouts = await self._withdrawals.take_back(backend, live.job.id_on_backend)
+            if live.is_settling or not _is_visiting(live):
+                return
+            if whereabouts.fate is Fate.GONE:
+                self._board.move(live, JobState.QUEUED)
+                self._board.queue(live)
+                self.wake()
+                await self._write(live)
+                return
+            self._board.stay(live)
+        if whereabouts.fate is Fate.ENDED:
+            self._settler.begin(live, entry=whereabouts.entry)
+
+    def _retry(self, live: LiveJob, backend: Backend) -> None:
+        """Let a job that its backend does not have wait again; that backend is tried last."""
+        if live.is_settling or not _is_on_its_way(live):
+            return
+        live.unreachable |= {backend.id}
+        self._board.move(live, JobState.QUEUED)
+        self._board.queue(live)
+        self.wake()
+
+        def reach_again() -> None:
+            live.unreachable -= {backend.id}
+            self.wake()
+
+        asyncio.get_running_loop().call_later(RETRY_S, reach_again)
+
+    async def _refused(self, live: LiveJob, backend: Backend, verdict: Verdict) -> None:
+        """Offer a promised job to others when a backend says no to it; end it when all have."""
+        if live.is_settling or not _is_on_its_way(live):
+            return
+        live.refused[backend.id] = verdict.body.decode(errors="replace")
+        log.warning("prompt %s was refused by %s with %d", live.prompt_id, backend.id, verdict.status)
+        if self._placement.is_refused_everywhere(live):
+            reasons = "; ".join(f"{name}: {text}" for name, text in live.refused.items())
+            await self._settler.fail(live, f"No backend can run this prompt: {reasons}", "PromptRefused")
+            return
+        self._board.move(live, JobState.QUEUED)
+        self._board.queue(live)
+        self.wake()
+
+    async def _write(self, live: LiveJob) -> None:
+        try:
+            await self._store.update(live.job)
+        except StoreUnavailable as exc:
+            log.error("the state of prompt %s could not be written: %s", live.prompt_id, exc)
+
+
+def _is_on_its_way(live: LiveJob) -> bool:
+    return live.job.state is JobState.DISPATCHING
+
+
+def _is_visiting(live: LiveJob) -> bool:
+    return live.is_visitor and live.job.state is JobState.ACCEPTED

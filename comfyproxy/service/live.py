@@ -1,0 +1,53 @@
+"""One unfinished job with what only this process knows of it."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from comfyproxy.core.jobs import BackendId, Job
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob:
+    """A job on the board; two of them are never equal."""
+
+    job: Job
+    classes: frozenset[str] | None = None  # the node classes of its graph; None where nobody has looked
+    is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
+    is_running: bool = False
+    node: str | None = None  # the node that runs
+    executed: set[str] = field(default_factory=set)  # nodes whose outputs the client has been told of
+    tail: list[str] = field(default_factory=list)  # messages held until the history entry is stored
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    unreachable: frozenset[BackendId] = frozenset()  # could not be reached with it lately
+    refused: dict[BackendId, str] = field(default_factory=dict)  # said no to it, and in which words
+    client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
+    is_settling: bool = False
+    is_visitor: bool = False  # on its backend only to be validated; takes no slot
+    moving: asyncio.Event | None = None  # set when what is under way between the proxy and a backend has ended
+    sent_s: float = 0.0  # monotonic; when its sending began
+
+    @property
+    def prompt_id(self) -> str:
+        """The id that its client knows."""
+        return self.job.prompt_id
+
+    @contextmanager
+    def transition(self) -> Iterator[None]:
+        """Mark the job as being sent or taken back: whoever else wants to move it waits for `moving`.
+
+        It costs an event only while it lasts: of a hundred thousand waiting jobs few are on the move.
+        """
+        event = self.moving = asyncio.Event()
+        try:
+            yield
+        finally:
+            self.moving = None
+            event.set()
+
+    def forget_run(self) -> None:
+        """Let go of what belongs to a run that will be done again."""
+        self.tail.clear()
+        self.executed.clear()
+        self.is_settling = self.is_visitor = False

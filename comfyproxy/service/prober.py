@@ -1,0 +1,127 @@
+"""Looks at every backend from time to time, and at once where traffic raised a suspicion."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from comfyproxy.core import catalog
+from comfyproxy.core.errors import ConnectionRefused, UpstreamError
+from comfyproxy.core.jobs import BackendId
+from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.ports import Observer
+from comfyproxy.service.reconciler import Reconciler
+
+log = logging.getLogger(__name__)
+
+# A backend that is out, or under suspicion, is looked at this often: it shall not wait for a whole interval.
+EAGER_S = 1.0
+# And one that answers but has not yet answered often enough, this often.
+RISING_S = 0.1
+# What a backend can run seldom changes while it is up.
+RELEARN_S = 300.0
+
+
+class Prober:
+    """One task per backend.
+
+    Args:
+        interval_s: between two probes of a healthy backend.
+        now: seconds, monotonic.
+        jitter: returns a number between its two arguments.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        reconciler: Reconciler,
+        observer: Observer,
+        *,
+        interval_s: float,
+        now: Callable[[], float],
+        jitter: Callable[[float, float], float],
+    ) -> None:
+        self._fleet, self._reconciler, self._observer = fleet, reconciler, observer
+        self._interval_s, self._now, self._jitter = interval_s, now, jitter
+        self._wanted: dict[BackendId, asyncio.Event] = {backend.id: asyncio.Event() for backend in fleet}
+        self._learned_s: dict[BackendId, float] = {}
+        self.on_load: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        """Probe, for ever."""
+        async with asyncio.TaskGroup() as group:
+            for backend in self._fleet:
+                group.create_task(self._watch(backend), name=f"prober of {backend.id}")
+
+    def suspect(self, backend: Backend) -> None:
+        """Look at a backend soon."""
+        self._wanted[backend.id].set()
+
+    def relearn(self, backend: Backend) -> None:
+        """Look at a backend soon, and ask it again what it can do: it may have been restarted."""
+        self._learned_s.pop(backend.id, None)
+        self.suspect(backend)
+
+    async def _watch(self, backend: Backend) -> None:
+        wanted = self._wanted[backend.id]
+        while True:
+            wanted.clear()
+            is_answering = await self._probe(backend)
+            if is_answering and not backend.health.healthy:
+                await asyncio.sleep(RISING_S)
+                continue
+            # A failing backend raises suspicion all the time: it still gets this rest.
+            eager_s = min(EAGER_S, self._interval_s)
+            await asyncio.sleep(RISING_S if is_answering else self._jitter(0.5, 1.0) * eager_s)
+            rest_s = self._interval_s * self._jitter(0.9, 1.1) if is_answering else eager_s
+            try:
+                async with asyncio.timeout(rest_s):
+                    await wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def _probe(self, backend: Backend) -> bool:
+        """Probe once; return whether the backend answered."""
+        begun_s = self._now()
+        try:
+            backend.queue_remaining = await backend.client.probe()
+        except UpstreamError as exc:
+            self._observer.probed(backend.id, False, self._now() - begun_s)
+            is_dead = isinstance(exc, ConnectionRefused)
+            self._fleet.observe_failure(backend, exc, is_dead=is_dead)
+            self._reconciler.failed(backend, str(exc), is_dead=is_dead)
+            return False
+        self._observer.probed(backend.id, True, self._now() - begun_s)
+        self._fleet.note_alive(backend)
+        if not backend.health.healthy or self._now() - self._learned_s.get(backend.id, float("-inf")) > RELEARN_S:
+            await self._learn(backend)
+        self._fleet.observe_probe(backend, True)
+        self.on_load()
+        if backend.link is not None:
+            backend.link.wake()
+        try:
+            await self._reconciler.check(backend)
+        except UpstreamError as exc:
+            log.warning("the jobs on %s could not be checked: %s", backend.id, exc)
+        return True
+
+    async def _learn(self, backend: Backend) -> None:
+        """Ask a backend what it is and what it can run."""
+        try:
+            backend.features = await backend.client.features()
+            stats = await backend.client.system_stats()
+            raw = await backend.client.object_info()
+        except UpstreamError as exc:
+            log.warning("%s could not be asked what it can run: %s", backend.id, exc)
+            return
+        system = stats.get("system")
+        version = system.get("comfyui_version") if isinstance(system, dict) else None
+        backend.version = version if isinstance(version, str) else None
+        try:
+            backend.catalog = await asyncio.to_thread(catalog.parse, raw)
+        except msgspec.MsgspecError as exc:
+            log.warning("the object_info of %s could not be read: %s", backend.id, exc)
+            return
+        self._learned_s[backend.id] = self._now()
+        log.info("%s is ComfyUI %s with %d node classes", backend.id, backend.version, len(backend.catalog.classes))

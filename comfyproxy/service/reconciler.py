@@ -1,0 +1,96 @@
+"""Events are news, a backend's queue and history are the truth: the jobs on it are held against them at every probe."""
+
+import logging
+from collections.abc import Callable
+
+from comfyproxy.core import messages
+from comfyproxy.core.jobs import JobState
+from comfyproxy.service.board import Board
+from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.live import LiveJob
+from comfyproxy.service.ports import Spawn, Streams
+from comfyproxy.service.settling import Settler
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Notices what no event told.
+
+    Args:
+        wall_clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        fleet: Fleet,
+        settler: Settler,
+        streams: Streams,
+        spawn: Spawn,
+        *,
+        wall_clock: Callable[[], float],
+        heartbeat_timeout_s: float,
+    ) -> None:
+        self._board, self._fleet, self._settler, self._streams = board, fleet, settler, streams
+        self._spawn, self._wall_clock = spawn, wall_clock
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+
+    async def check(self, backend: Backend) -> None:
+        """Compare the jobs on a backend with what it says itself; ask nothing where there are none.
+
+        Raises UpstreamError.
+        """
+        jobs = [live for live in self._board.on(backend.id) if _is_settled_there(live, backend)]
+        if not jobs:
+            return
+        view = await backend.client.queue()
+        for live in jobs:
+            prompt_id = live.job.id_on_backend
+            if prompt_id in view.running:
+                self._runs(live)
+            elif prompt_id not in view.pending and _is_settled_there(live, backend):
+                # A prompt goes from the queue to the history in one step, so one of the two had it all the time.
+                entry = await backend.client.history_entry(prompt_id)
+                if not _is_settled_there(live, backend):
+                    continue
+                if entry is not None:
+                    log.info("prompt %s has ended on %s unheard", live.prompt_id, backend.id)
+                    self._settler.begin(live, entry=entry)
+                else:
+                    self._lose(live, f"Backend {backend.id} has forgotten this prompt: it was restarted or cleared")
+
+    def failed(self, backend: Backend, reason: str, *, is_dead: bool) -> None:
+        """Note that a probe failed. Silence is no proof of death, unless it lasts for the heartbeat timeout."""
+        silent_s = self._fleet.silent_for_s(backend)
+        if not is_dead and silent_s <= self._heartbeat_timeout_s:
+            return
+        why = reason if is_dead else f"no sign of life for {silent_s:.0f} s: {reason}"
+        for live in self._board.on(backend.id):
+            if _is_settled_there(live, backend):
+                self._lose(live, f"Backend {backend.id} died while it had this prompt: {why}")
+
+    def abandon(self, live: LiveJob) -> None:
+        """End a job whose backend is not configured any more."""
+        self._lose(live, f"Backend {live.job.backend} is no longer configured")
+
+    def _runs(self, live: LiveJob) -> None:
+        if live.is_running or live.is_settling:
+            return
+        now_s = self._wall_clock()
+        self._board.started(live, now_s=now_s)
+        start = messages.encode("execution_start", {"prompt_id": live.prompt_id, "timestamp": round(now_s * 1000)})
+        self._streams.deliver_text(live.job.client_id, start, event="execution_start", prompt_id=live.prompt_id)
+
+    def _lose(self, live: LiveJob, why: str) -> None:
+        self._spawn(self._settler.fail(live, why, "BackendLost"), name=f"loss of {live.prompt_id}")
+
+
+def _is_settled_there(live: LiveJob, backend: Backend) -> bool:
+    """Whether a job is on a backend for sure, and nobody is about to move or end it."""
+    return (
+        live.job.state is JobState.ACCEPTED
+        and live.job.backend == backend.id
+        and live.moving is None
+        and not live.is_settling
+    )

@@ -1,0 +1,140 @@
+"""Handing one job to one backend, and finding out what became of it where the answer got lost.
+
+`POST /prompt` ends in one of three ways: the backend's verdict, the certainty that it has not got the job
+(NotDelivered), or a doubt. A doubt is never resolved by sending again: the backend is looked at until it is known.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from comfyproxy.core import prompts
+from comfyproxy.core.errors import BadAnswer, ConnectionRefused, DeliveryUnknown, NotDelivered, UpstreamError
+from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.live import LiveJob
+from comfyproxy.service.payloads import PayloadCache
+from comfyproxy.service.ports import FilePreparer, Observer, Verdict
+
+log = logging.getLogger(__name__)
+
+# A request that was cut off may still be in the backend's hands: it is asked again after this time, and only the
+# second "no" counts.
+LOOK_AGAIN_S = 1.0
+NOT_THERE_AFTER = 2  # looks
+
+
+@dataclass(frozen=True, slots=True)
+class FoundThere:
+    """The verdict on a job whose answer got lost, and which the backend has."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    prompt_id: str | None = None
+    node_errors: bytes = b"{}"
+    accepted: bool = True
+
+
+class Sender:
+    """Sends jobs.
+
+    Args:
+        client_id: the links' own, so that a job's events come over the link.
+        now: seconds, monotonic.
+        look_again_s: seconds between two looks for a job whose answer got lost.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        payloads: PayloadCache,
+        files: FilePreparer,
+        observer: Observer,
+        *,
+        client_id: str,
+        now: Callable[[], float],
+        heartbeat_timeout_s: float,
+        look_again_s: float = LOOK_AGAIN_S,
+    ) -> None:
+        self._fleet, self._payloads, self._files, self._observer = fleet, payloads, files, observer
+        self._client_id, self._now = client_id, now
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._look_again_s = look_again_s
+
+    async def deliver(self, live: LiveJob, backend: Backend, *, number: float) -> Verdict:
+        """Send a job and return the backend's verdict.
+
+        The job must be in the store as on its way to this backend: after any doubt it is looked for there.
+
+        Args:
+            number: its place in the backend's queue.
+
+        Raises NotDelivered if the backend does not have it, StoreUnavailable, KeyError if the payload is gone.
+        """
+        try:
+            body = await self._body(live, backend, number)
+        except NotDelivered as exc:
+            self._failed(live, backend, exc, "not_delivered")
+            raise
+        live.sent_s = self._now()
+        try:
+            verdict = await backend.client.submit(body)
+        except NotDelivered as exc:
+            self._failed(live, backend, exc, "not_delivered")
+            self._fleet.note_failure(backend, exc)
+            raise
+        except (DeliveryUnknown, BadAnswer) as exc:
+            self._failed(live, backend, exc, "unknown")
+            self._fleet.note_failure(backend, exc)
+            if not await self.has_arrived(live, backend):
+                raise NotDelivered(f"{backend.id} does not have it: {exc}") from exc
+            verdict = FoundThere(prompt_id=live.job.id_on_backend)
+        self._fleet.note_alive(backend)
+        self._observer.dispatched(backend.id, "accepted" if verdict.accepted else "refused")
+        return verdict
+
+    async def has_arrived(self, live: LiveJob, backend: Backend) -> bool:
+        """Look until it is known whether a backend has the job; a dead one has nothing."""
+        looks = 0
+        while not live.is_running and not live.job.state.is_terminal:
+            prompt_id = live.job.id_on_backend
+            try:
+                view = await backend.client.queue()
+                if prompt_id in view.running or prompt_id in view.pending:
+                    break
+                if await backend.client.history_entry(prompt_id) is not None:
+                    break
+            except ConnectionRefused as exc:
+                self._fleet.note_failure(backend, exc)
+                return False
+            except UpstreamError as exc:
+                if self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
+                    log.warning("prompt %s: %s has been silent for too long: %s", live.prompt_id, backend.id, exc)
+                    return False
+            else:
+                looks += 1
+                if looks >= NOT_THERE_AFTER:
+                    log.info("prompt %s did not arrive at %s", live.prompt_id, backend.id)
+                    return False
+            await asyncio.sleep(self._look_again_s)
+        log.info("prompt %s did arrive at %s", live.prompt_id, backend.id)
+        return True
+
+    async def _body(self, live: LiveJob, backend: Backend, number: float) -> bytes:
+        payload = await self._payloads.get(live.prompt_id)
+        upload_inputs = backend.catalog.upload_inputs if backend.catalog is not None else frozenset[tuple[str, str]]()
+        graph = await self._files.prepare(live.prompt_id, payload.graph, backend, upload_inputs)
+        live.client_graph = graph is not None
+        return prompts.build(
+            payload,
+            prompt_id=live.prompt_id,
+            client_id=self._client_id,
+            secrets=live.secrets,
+            graph=graph,
+            number=number,
+        )
+
+    def _failed(self, live: LiveJob, backend: Backend, error: UpstreamError, outcome: str) -> None:
+        log.warning("prompt %s to %s: %s: %s", live.prompt_id, backend.id, outcome, error)
+        self._observer.dispatched(backend.id, outcome)

@@ -1,0 +1,223 @@
+"""POST /prompt: a prompt is taken apart, made durable, judged by a backend, and its client is answered."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from comfyproxy.core import prompts, rawjson
+from comfyproxy.core.catalog import classes_of
+from comfyproxy.core.errors import BadRequest, NoBackend, NotDelivered, ShuttingDown, UpstreamError
+from comfyproxy.core.jobs import Job, JobState
+from comfyproxy.core.ports import JobStore, StoreUnavailable
+from comfyproxy.core.prompts import BEHIND_ALL, Envelope
+from comfyproxy.service.board import Board
+from comfyproxy.service.dispatcher import Dispatcher
+from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.flights import Flights
+from comfyproxy.service.live import LiveJob
+from comfyproxy.service.placement import Placement
+from comfyproxy.service.ports import Observer, Verdict
+from comfyproxy.service.sending import Sender
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The answer to POST /prompt."""
+
+    status: int
+    body: bytes
+    content_type: str
+    backend: str | None = None  # who gave the verdict
+
+
+class Submissions:
+    """Takes prompts in.
+
+    Args:
+        wall_clock: seconds since the epoch.
+        mint_id: makes a prompt id: a canonical lowercase UUID, as newer servers demand.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        store: JobStore,
+        fleet: Fleet,
+        placement: Placement,
+        sender: Sender,
+        dispatcher: Dispatcher,
+        observer: Observer,
+        *,
+        wall_clock: Callable[[], float],
+        mint_id: Callable[[], str],
+    ) -> None:
+        self._board, self._store, self._fleet = board, store, fleet
+        self._placement, self._sender, self._dispatcher = placement, sender, dispatcher
+        self._observer = observer
+        self._wall_clock, self._mint_id = wall_clock, mint_id
+        self._own_ids: Flights[Receipt] = Flights("submission of")
+        self._fingerprints: dict[str, str] = {}  # of the submissions under way, by the client's own id
+        self.is_stopping = False
+
+    async def submit(self, body: bytes) -> Receipt:
+        """Take a prompt in and return the answer for its client.
+
+        Raises BadRequest, NoBackend, ShuttingDown, StoreUnavailable.
+        """
+        if self.is_stopping:
+            raise ShuttingDown("The proxy is stopping and takes no new prompts")
+        try:
+            receipt = await self._submit(body)
+        except Exception as exc:
+            self._observer.submitted(getattr(exc, "kind", type(exc).__name__))
+            raise
+        self._observer.submitted("accepted" if receipt.status == 200 else "refused")
+        return receipt
+
+    async def _submit(self, body: bytes) -> Receipt:
+        envelope = prompts.parse(body)
+        if envelope is None:
+            return await self._let_refuse(body)
+        if envelope.prompt_id is None:
+            return await self._new(envelope, self._mint_id())
+        return await self._under_own_id(envelope, envelope.prompt_id)
+
+    async def _let_refuse(self, body: bytes) -> Receipt:
+        """Let a backend say in its own words what is wrong with a request that holds no prompt."""
+        home = self._fleet.home()
+        try:
+            return _receipt(await home.client.submit(body), home)
+        except UpstreamError as exc:
+            self._fleet.note_failure(home, exc)
+            raise BadRequest("no_prompt", "No prompt provided", details="No prompt provided") from exc
+
+    async def _under_own_id(self, envelope: Envelope, prompt_id: str) -> Receipt:
+        """Take in a prompt under the client's own id; the same prompt again is a retry and gets the same answer."""
+        known = self._fingerprints.get(prompt_id)
+        if known is not None and known != envelope.fingerprint:
+            raise _taken(prompt_id)
+
+        async def work() -> Receipt:
+            try:
+                return await self._once(envelope, prompt_id)
+            finally:
+                del self._fingerprints[prompt_id]
+
+        self._fingerprints[prompt_id] = envelope.fingerprint
+        return await self._own_ids.run(prompt_id, work)
+
+    async def _once(self, envelope: Envelope, prompt_id: str) -> Receipt:
+        live = self._board.get(prompt_id)
+        job = live.job if live is not None else await self._store.get(prompt_id)
+        if job is None:
+            return await self._new(envelope, prompt_id)
+        if job.fingerprint != envelope.fingerprint:
+            raise _taken(prompt_id)
+        log.info("prompt %s was sent again by its client", prompt_id)
+        return _accepted(job)
+
+    async def _new(self, envelope: Envelope, prompt_id: str) -> Receipt:
+        self._require_backend()
+        job = Job(
+            prompt_id=prompt_id,
+            number=prompts.queue_number(envelope, self._store.next_number() if envelope.number is None else 0),
+            client_id=envelope.client_id,
+            fingerprint=envelope.fingerprint,
+            created_s=self._wall_clock(),
+            workflow_id=envelope.workflow_id,
+        )
+        classes = frozenset(classes_of(envelope.payload.graph).values())
+        live = LiveJob(job, classes=classes, secrets=envelope.secrets)
+        self._board.payloads.remember(prompt_id, envelope.payload)
+        self._board.add(live)
+        with live.transition():
+            backend, verdict = await self._judge(live, envelope)
+            if verdict.accepted:
+                await self._dispatcher.accepted(live, backend, verdict)
+                return _accepted(live.job, verdict, backend)
+        await self._forget(live)
+        log.info("prompt %s was refused by %s with %d", prompt_id, backend.id, verdict.status)
+        return _receipt(verdict, backend)
+
+    async def _judge(self, live: LiveJob, envelope: Envelope) -> tuple[Backend, Verdict]:
+        """Write the job and send it, to one backend after the other, until one has given its verdict."""
+        is_written = False
+        try:
+            while True:
+                # Bound in the same step in which it was chosen, so that nobody else gets the slot; written before sent.
+                backend = self._bind(live)
+                if is_written:
+                    await self._store.update(live.job)
+                else:
+                    await self._store.insert(live.job, envelope.payload)
+                    is_written = True
+                number = BEHIND_ALL if live.is_visitor else live.job.number
+                try:
+                    return backend, await self._sender.deliver(live, backend, number=number)
+                except NotDelivered:
+                    live.unreachable |= {backend.id}
+                    self._board.move(live, JobState.QUEUED)
+                    self._dispatcher.wake()
+        except Exception:
+            # Not where we are being stopped: a backend may have the job, and after the restart it is looked for there.
+            await self._forget(live)
+            raise
+
+    async def _forget(self, live: LiveJob) -> None:
+        """Forget a job that was never accepted."""
+        self._board.remove(live)
+        self._dispatcher.wake()
+        try:
+            await self._store.discard(live.prompt_id)
+        except StoreUnavailable as exc:
+            log.error("prompt %s could not be removed from the store: %s", live.prompt_id, exc)
+
+    def _bind(self, live: LiveJob) -> Backend:
+        """Bind a job to the backend that runs it or, where none has room, to the one that shall judge it.
+
+        Raises NoBackend.
+        """
+        backend = self._placement.pick(live) if self._board.is_next(live.job.number) else None
+        live.is_visitor = backend is None
+        if backend is None:
+            backend = self._placement.pick_validator(live)
+        if backend is None:
+            self._require_backend()
+            raise NoBackend("No ComfyUI backend could be reached", details=self._fleet.describe_absence())
+        if not live.is_visitor:
+            self._placement.placed(live, backend)
+        attempts = live.job.attempts + (not live.is_visitor)
+        self._board.move(live, JobState.DISPATCHING, backend=backend.id, attempts=attempts)
+        return backend
+
+    def _require_backend(self) -> None:
+        if not self._fleet.ready():
+            raise NoBackend("No ComfyUI backend is available", details=self._fleet.describe_absence())
+
+
+def _receipt(verdict: Verdict, backend: Backend) -> Receipt:
+    return Receipt(status=verdict.status, body=verdict.body, content_type=verdict.content_type, backend=backend.id)
+
+
+def _accepted(job: Job, verdict: Verdict | None = None, backend: Backend | None = None) -> Receipt:
+    node_errors = verdict.node_errors if verdict is not None else job.node_errors
+    body = rawjson.obj(
+        {
+            "prompt_id": rawjson.encode(job.prompt_id),
+            "number": rawjson.number(job.number),
+            "node_errors": node_errors,
+        }
+    )
+    return Receipt(status=200, body=body, content_type=JSON, backend=backend.id if backend is not None else None)
+
+
+def _taken(prompt_id: str) -> BadRequest:
+    return BadRequest(
+        "duplicate_prompt_id",
+        "prompt_id belongs to another prompt",
+        details=f"{prompt_id} was used for a prompt with another content; omit it to let the server generate one",
+    )
