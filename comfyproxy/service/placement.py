@@ -48,8 +48,10 @@ class Placement:
 
     def placed(self, live: LiveJob, backend: Backend) -> None:
         """Note that the job goes to a backend: the client's next one finds it warm, and ties rotate."""
-        self._turn += 1
-        if (client_id := live.job.client_id) is None:
+        client_id = live.job.client_id
+        if client_id is None or self._last.get(client_id) != backend.id:
+            self._turn += 1  # one that stays where it was took nobody's turn
+        if client_id is None:
             return
         self._last[client_id] = backend.id
         self._last.move_to_end(client_id)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from io import BytesIO
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 from PIL import Image
@@ -77,11 +77,18 @@ class Socket:
         self._task.cancel()
 
 
-class Client:
-    """Talks to one simulated server."""
+class Served(Protocol):
+    """Whatever speaks ComfyUI's API."""
 
-    def __init__(self, backend: SimulatedBackend) -> None:
-        self.backend = backend
+    @property
+    def url(self) -> str: ...
+
+
+class Client:
+    """Talks to one server."""
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
         self._sockets: list[Socket] = []
 
@@ -97,7 +104,7 @@ class Client:
 
     async def call(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any]:
         """Make a request; return its status, and its JSON or bytes."""
-        async with self.session.request(method, self.backend.url + path, **kwargs) as response:
+        async with self.session.request(method, self.server.url + path, **kwargs) as response:
             body = await response.read()
         if response.content_type == "application/json" and body:
             return response.status, json.loads(body)
@@ -115,7 +122,7 @@ class Client:
     async def socket(self, client_id: str | None, flags: dict[str, Any] | None = None) -> Socket:
         """Connect a websocket, and wait for the greeting."""
         query = {"clientId": client_id} if client_id else {}
-        socket = Socket(await self.session.ws_connect(f"{self.backend.url}/ws", params=query, max_msg_size=0))
+        socket = Socket(await self.session.ws_connect(f"{self.server.url}/ws", params=query, max_msg_size=0))
         self._sockets.append(socket)
         await socket.until_event("status")
         if flags is not None:

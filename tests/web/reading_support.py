@@ -11,6 +11,7 @@ from comfyproxy.core.jobs_api import JobsQuery
 from comfyproxy.core.ports import JobStore
 from comfyproxy.service.queries import Queries
 from comfyproxy.web import history, jobs, keys, middleware, queue
+from comfyproxy.web.seams import Control
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
 Start: TypeAlias = Callable[[TestServer], Awaitable[Client]]  # the fixture aiohttp_client
@@ -87,7 +88,7 @@ class Stage:
         app = web.Application(client_max_size=0)
         app[keys.QUERIES] = cast(Queries, queries)
         app[keys.STORE] = cast(JobStore, store)
-        app[keys.CONTROL] = control
+        app[keys.CONTROL] = cast(Control, control)
         app[keys.CANCEL_ROUTES_ENABLED] = lambda: cancel_routes[0]
         middleware.install(app)
         app.add_routes([*queue.routes, *history.routes, *jobs.routes])
