@@ -65,13 +65,13 @@ class Stage:
     async def settle(self, prompt_id: str) -> None:
         """Wait until the history has a prompt."""
         async with asyncio.timeout(WAIT_S):
-            while prompt_id not in await self.aside().ask("GET", f"/history/{prompt_id}"):  # noqa: ASYNC110  (no event)
+            while prompt_id not in await self.aside().ask("GET", f"/history/{prompt_id}"):
                 await asyncio.sleep(_POLL_S)
 
     async def idle(self) -> None:
         """Wait until no prompt waits or runs."""
         async with asyncio.timeout(WAIT_S):
-            while (await self.aside().ask("GET", "/prompt"))["exec_info"]["queue_remaining"]:  # noqa: ASYNC110
+            while (await self.aside().ask("GET", "/prompt"))["exec_info"]["queue_remaining"]:
                 await asyncio.sleep(_POLL_S)
 
     async def upload(self, name: str, data: bytes, path: str = "/upload/image", **fields: str) -> None:
