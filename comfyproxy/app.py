@@ -130,8 +130,14 @@ async def _stop(parts: Parts, tasks: Tasks, runner: web.AppRunner) -> None:
     Jobs on backends run on; the next start finds them.
     """
     log.info("stopping: no new prompts are taken")
-    parts.submissions.is_stopping = parts.dispatcher.is_stopping = True
-    if unfinished := await tasks.finish(parts.settings.server.shutdown_timeout):
+    parts.dispatcher.is_stopping = True
+    patience_s = parts.settings.server.shutdown_timeout
+    try:
+        async with asyncio.timeout(patience_s):
+            await parts.submissions.finish()
+    except TimeoutError:
+        log.warning("some prompts have no verdict yet: they are looked for at the next start")
+    if unfinished := await tasks.finish(patience_s):
         log.warning("not finished in time, to be taken up at the next start: %s", ", ".join(unfinished))
     parts.announcer.close()
     parts.hub.close_all()

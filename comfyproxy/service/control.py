@@ -109,11 +109,9 @@ class Control:
 
     async def _cancel_pending(self, live: LiveJob) -> bool:
         """Cancel a job unless it runs; return whether it is cancelled."""
-        while live.moving is not None:
-            await live.moving.wait()
-        if self._board.get(live.prompt_id) is not live or live.is_settling or live.is_running:
-            return False
-        with live.transition():
+        async with live.transition():
+            if self._board.get(live.prompt_id) is not live or live.is_settling or live.is_running:
+                return False
             self._board.unqueue(live)
             if not await self._is_taken_back(live):
                 return False

@@ -12,6 +12,7 @@ from comfyproxy.core.prompts import execution_targets
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
+from comfyproxy.service.payloads import PayloadLost
 from comfyproxy.service.placement import Placement
 from comfyproxy.service.ports import Spawn, Verdict
 from comfyproxy.service.sending import FoundThere, Sender
@@ -66,6 +67,7 @@ class Dispatcher:
                 raise LookupError(backend_id)
             self._placement.placed(live, backend)
             self._board.move(live, JobState.DISPATCHING, backend=backend_id, attempts=live.job.attempts + 1)
+            live.depart()
             self._spawn(self._dispatch(live, backend), name=f"dispatch of {live.prompt_id}")
 
     def _place(self, live: LiveJob) -> BackendId | None:
@@ -73,31 +75,29 @@ class Dispatcher:
         return backend.id if backend is not None else None
 
     async def _dispatch(self, live: LiveJob, backend: Backend) -> None:
-        with live.transition():
-            try:
-                await self._store.update(live.job)  # written before it is sent
-                verdict = await self._sender.deliver(live, backend, number=live.job.number)
-            except NotDelivered:
-                self._retry(live, backend)
-                return
-            except StoreUnavailable as exc:
-                log.error("prompt %s stays queued: %s", live.prompt_id, exc)
-                self._retry(live, backend)
-                return
-            except KeyError:
-                await self._settler.fail(live, "The proxy's store has lost this prompt", "PayloadLost")
-                return
+        try:
+            await self._store.update(live.job)  # written before it is sent
+            verdict = await self._sender.deliver(live, backend, number=live.job.number)
             if verdict.accepted:
                 await self.accepted(live, backend, verdict)
-                return
-        await self._refused(live, backend, verdict)
+            else:
+                await self._refused(live, backend, verdict)
+        except NotDelivered:
+            self._retry(live, backend)
+        except StoreUnavailable as exc:
+            log.error("prompt %s stays queued: %s", live.prompt_id, exc)
+            self._retry(live, backend)
+        except PayloadLost:
+            await self._settler.fail(live, "The proxy's store has lost this prompt", "PayloadLost")
+        finally:
+            live.rest()
 
     def resume(self, live: LiveJob, backend: Backend) -> None:
         """Go on with a job that was on its way to a backend when the proxy was stopped."""
         self._spawn(self._resume(live, backend), name=f"search for {live.prompt_id}")
 
     async def _resume(self, live: LiveJob, backend: Backend) -> None:
-        with live.transition():
+        async with live.transition():
             if await self._sender.has_arrived(live, backend):
                 await self.accepted(live, backend, FoundThere(prompt_id=live.job.id_on_backend))
             else:
@@ -133,7 +133,7 @@ class Dispatcher:
             return ()
         try:
             payload = await self._board.payloads.get(live.prompt_id)
-        except (StoreUnavailable, KeyError):
+        except (StoreUnavailable, PayloadLost):
             payload = Payload(graph=b"{}")
         return outputs_to_execute(
             classes_of(payload.graph),
@@ -144,20 +144,22 @@ class Dispatcher:
 
     async def _withdraw(self, live: LiveJob, backend: Backend) -> None:
         """Take a judged job back from its backend, to wait here; if it has started there, that is its dispatch."""
-        with live.transition():
+        async with live.transition():
             if not _is_visiting(live):
                 return
             whereabouts = await self._withdrawals.take_back(backend, live.job.id_on_backend)
             if live.is_settling or not _is_visiting(live):
                 return
-            if whereabouts.fate is Fate.GONE:
+            is_gone = whereabouts.fate is Fate.GONE
+            if is_gone:
                 self._board.move(live, JobState.QUEUED)
-                self._board.queue(live)
-                self.wake()
                 await self._write(live)
-                return
-            self._board.stay(live)
-        if whereabouts.fate is Fate.ENDED:
+            else:
+                self._board.stay(live)
+        if is_gone:
+            self._board.queue(live)
+            self.wake()
+        elif whereabouts.fate is Fate.ENDED:
             self._settler.begin(live, entry=whereabouts.entry)
 
     def _retry(self, live: LiveJob, backend: Backend) -> None:

@@ -1,8 +1,8 @@
 """One unfinished job with what only this process knows of it."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from comfyproxy.core.jobs import BackendId, Job
@@ -33,18 +33,31 @@ class LiveJob:
         """The id that its client knows."""
         return self.job.prompt_id
 
-    @contextmanager
-    def transition(self) -> Iterator[None]:
-        """Mark the job as being sent or taken back: whoever else wants to move it waits for `moving`.
+    def depart(self) -> None:
+        """Mark the job as being sent or taken back; whoever else wants to move it waits until it is at rest again.
 
         It costs an event only while it lasts: of a hundred thousand waiting jobs few are on the move.
         """
-        event = self.moving = asyncio.Event()
+        if self.moving is not None:
+            raise RuntimeError(f"prompt {self.prompt_id} is on the move already")
+        self.moving = asyncio.Event()
+
+    def rest(self) -> None:
+        """Mark the job as being where it is said to be."""
+        moving, self.moving = self.moving, None
+        if moving is not None:
+            moving.set()
+
+    @asynccontextmanager
+    async def transition(self) -> AsyncIterator[None]:
+        """Move the job, after all who began before; its state has to be looked at anew inside."""
+        while self.moving is not None:
+            await self.moving.wait()
+        self.depart()
         try:
             yield
         finally:
-            self.moving = None
-            event.set()
+            self.rest()
 
     def forget_run(self) -> None:
         """Let go of what belongs to a run that will be done again."""

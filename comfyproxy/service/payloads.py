@@ -6,6 +6,10 @@ from comfyproxy.core.jobs import Payload
 from comfyproxy.core.ports import JobStore
 
 
+class PayloadLost(LookupError):
+    """The store has a job and not what it asks for: somebody has changed it by hand."""
+
+
 class PayloadCache:
     """A byte-bounded cache in front of the store, so that a hundred thousand waiting graphs fit on the disk."""
 
@@ -30,10 +34,12 @@ class PayloadCache:
             self._bytes -= _size(payload)
 
     async def get(self, prompt_id: str) -> Payload:
-        """Return an unfinished job's payload. Raises StoreUnavailable, KeyError if the store lost it."""
+        """Return an unfinished job's payload. Raises StoreUnavailable, PayloadLost."""
         if (payload := self._payloads.get(prompt_id)) is not None:
             return payload
-        payload = (await self._store.payloads([prompt_id]))[prompt_id]
+        payload = (await self._store.payloads([prompt_id])).get(prompt_id)
+        if payload is None:
+            raise PayloadLost(prompt_id)
         self.remember(prompt_id, payload)
         return payload
 

@@ -70,7 +70,7 @@ class Sender:
         Args:
             number: its place in the backend's queue.
 
-        Raises NotDelivered if the backend does not have it, StoreUnavailable, KeyError if the payload is gone.
+        Raises NotDelivered if the backend does not have it, StoreUnavailable, PayloadLost.
         """
         try:
             body = await self._body(live, backend, number)

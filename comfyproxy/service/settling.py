@@ -12,6 +12,7 @@ from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
+from comfyproxy.service.payloads import PayloadLost
 from comfyproxy.service.ports import Observer, Spawn, Streams
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Settler:
         while True:
             try:
                 return await self._board.payloads.get(live.prompt_id)
-            except KeyError:
+            except PayloadLost:
                 return Payload(graph=b"{}")
             except StoreUnavailable as exc:
                 log.error("prompt %s cannot be settled yet: %s", live.prompt_id, exc)

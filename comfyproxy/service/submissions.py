@@ -1,5 +1,6 @@
 """POST /prompt: a prompt is taken apart, made durable, judged by a backend, and its client is answered."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,15 @@ class Submissions:
         self._wall_clock, self._mint_id = wall_clock, mint_id
         self._own_ids: Flights[Receipt] = Flights("submission of")
         self._fingerprints: dict[str, str] = {}  # of the submissions under way, by the client's own id
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.is_stopping = False
+
+    async def finish(self) -> None:
+        """Take no more prompts, and wait until those that are being taken in have their verdict."""
+        self.is_stopping = True
+        await self._idle.wait()
 
     async def submit(self, body: bytes) -> Receipt:
         """Take a prompt in and return the answer for its client.
@@ -70,11 +79,17 @@ class Submissions:
         """
         if self.is_stopping:
             raise ShuttingDown("The proxy is stopping and takes no new prompts")
+        self._under_way += 1
+        self._idle.clear()
         try:
             receipt = await self._submit(body)
         except Exception as exc:
             self._observer.submitted(getattr(exc, "kind", type(exc).__name__))
             raise
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
         self._observer.submitted("accepted" if receipt.status == 200 else "refused")
         return receipt
 
@@ -134,7 +149,7 @@ class Submissions:
         live = LiveJob(job, classes=classes, secrets=envelope.secrets)
         self._board.payloads.remember(prompt_id, envelope.payload)
         self._board.add(live)
-        with live.transition():
+        async with live.transition():
             backend, verdict = await self._judge(live, envelope)
             if verdict.accepted:
                 await self._dispatcher.accepted(live, backend, verdict)
