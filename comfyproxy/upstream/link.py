@@ -94,7 +94,8 @@ class BackendLink:
 
     def wake(self) -> None:
         """Try to connect now rather than later: the backend has just been seen to be up."""
-        self._woken.set()
+        if not self.connected:  # else it would cut the pause after the next loss
+            self._woken.set()
 
     async def run(self) -> None:
         """Be connected, for ever."""
@@ -115,7 +116,6 @@ class BackendLink:
         try:
             self.last_error = None
             self._woken.clear()
-            log.info("%s: the link is up", self._backend)
             self._on_connected()
             reason = await self._read(socket)
         finally:
@@ -123,7 +123,6 @@ class BackendLink:
         was_dropped, self._dropped_for = self._dropped_for is not None, None
         if was_dropped or asyncio.get_running_loop().time() - begun_s >= LONGEST_DELAY_S:
             self._delay_s = FIRST_DELAY_S
-        log.warning("%s: the link is lost: %s", self._backend, reason)
         self.last_error = reason
         self._on_disconnected(reason)
         return was_dropped
