@@ -80,6 +80,7 @@ def build_application(parts: Parts) -> web.Application:
     )
     app[keys.FLEET], app[keys.FILES], app[keys.QUERIES] = parts.fleet, parts.files, parts.queries
     app[keys.STORE], app[keys.CONTROL], app[keys.BOARD] = parts.store, parts.control, parts.board
+    app[keys.MIRROR], app[keys.LOGS] = parts.mirror, parts.logs
     app[keys.SUBMISSIONS], app[keys.METRICS] = parts.submissions, parts.metrics
     app[keys.MAX_BODY_BYTES] = round(settings.server.max_body_mb * MEGABYTE)
     app[keys.CANCEL_ROUTES_ENABLED] = lambda: any(backend.has_cancel_routes for backend in parts.fleet)
@@ -143,4 +144,5 @@ async def _stop(parts: Parts, tasks: Tasks, runner: web.AppRunner) -> None:
     parts.hub.close_all()
     await runner.cleanup()
     await parts.files.close()
+    parts.mirror.close()
     tasks.cancel()

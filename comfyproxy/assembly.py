@@ -24,7 +24,9 @@ from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.hub import ClientHub
 from comfyproxy.service.linking import LinkKeeper
 from comfyproxy.service.live import LiveJob
+from comfyproxy.service.logs import LogSubscriptions
 from comfyproxy.service.mailbox import Mailboxes
+from comfyproxy.service.mirroring import Mirror
 from comfyproxy.service.payloads import PayloadCache
 from comfyproxy.service.placement import Placement
 from comfyproxy.service.prober import Prober
@@ -64,6 +66,8 @@ class Parts:
     control: Control
     reconciler: Reconciler
     prober: Prober
+    mirror: Mirror
+    logs: LogSubscriptions
     features: ServerFeatures
     links: list[BackendLink]
 
@@ -128,7 +132,10 @@ def assemble(
     prober = Prober(fleet, reconciler, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform)
     keeper = LinkKeeper(relay, prober)
     links = [_link(backend, session, client_id, relay, keeper) for backend in backends]
+    mirror = Mirror(fleet, tasks.spawn)
+    logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
     _connect(board, fleet, dispatcher, settler, relay, prober, keeper, announcer)
+    _follow(fleet, dispatcher, relay, keeper, mirror, logs)
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
         settings=settings,
@@ -165,6 +172,8 @@ def assemble(
         ),
         reconciler=reconciler,
         prober=prober,
+        mirror=mirror,
+        logs=logs,
         features=ServerFeatures(fleet),
         links=links,
     )
@@ -182,7 +191,6 @@ def _connect(
 ) -> None:
     """Let what happens in one part be heard by those whom it concerns."""
     board.on_change = announcer.changed
-    fleet.on_restored = lambda _: dispatcher.wake()
     fleet.on_suspicion = prober.suspect
     settler.on_settled = dispatcher.wake
     relay.on_load = prober.on_load = dispatcher.wake
@@ -192,6 +200,21 @@ def _connect(
         keeper.expect_news(backend, live)
 
     dispatcher.on_accepted = accepted
+
+
+def _follow(
+    fleet: Fleet, dispatcher: Dispatcher, relay: Relay, keeper: LinkKeeper, mirror: Mirror, logs: LogSubscriptions
+) -> None:
+    """Let those who hang on backends hear when one comes or goes."""
+
+    def restored(backend: Backend) -> None:
+        dispatcher.wake()
+        mirror.restored(backend)
+        logs.renew(backend)
+
+    fleet.on_restored = restored
+    fleet.on_ejected = keeper.on_connected = logs.renew
+    relay.on_logs = logs.deliver
 
 
 def _backend(node: NodeSettings, session: aiohttp.ClientSession, *, timeout_s: float) -> Backend:

@@ -110,3 +110,11 @@ class DeliveryUnknown(UpstreamError):
 
 class BadAnswer(UpstreamError):
     """The backend answered with something ComfyUI would not say."""
+
+
+class UpgradeRefused(BadAnswer):
+    """The backend does not open a websocket at that path; `status` is what it said instead."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

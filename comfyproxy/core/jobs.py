@@ -61,6 +61,7 @@ class Job:
     started_s: float | None = None
     finished_s: float | None = None
     error: str | None = None  # why it failed, for people
+    pinned: BackendId | None = None  # the only backend that may run it
 
     @property
     def id_on_backend(self) -> str:

@@ -1,6 +1,6 @@
 """What files and pass-through need of a backend's client, as protocols."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -70,7 +70,12 @@ class FileClient(Protocol):
         *,
         headers: Mapping[str, str],
         data: AsyncIterable[bytes] | None,
+        idle_timeout_s: float | None = None,
     ) -> "AbstractAsyncContextManager[aiohttp.ClientResponse]": ...
+
+    def websocket(
+        self, path_qs: str, *, headers: Mapping[str, str], protocols: Sequence[str]
+    ) -> "AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]": ...
 
 
 def client_of(backend: "Backend") -> FileClient:

@@ -60,6 +60,10 @@ class ClientHub:
         """How many sockets are open."""
         return sum(map(len, self._clients.values()))
 
+    def is_connected(self, client_id: str) -> bool:
+        """Whether a client has a socket."""
+        return client_id in self._clients
+
     def clients(self) -> Mapping[str, int]:
         """Return how many sockets each client has."""
         return {client_id: len(sessions) for client_id, sessions in self._clients.items()}

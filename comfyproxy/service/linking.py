@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from comfyproxy.service.fleet import Backend
 from comfyproxy.service.live import LiveJob
@@ -24,12 +25,14 @@ class LinkKeeper:
     def __init__(self, relay: Relay, prober: Prober, *, deaf_after_s: float = DEAF_AFTER_S) -> None:
         self._relay, self._prober = relay, prober
         self._deaf_after_s = deaf_after_s
+        self.on_connected: Callable[[Backend], None] = lambda backend: None
 
     def connected(self, backend: Backend) -> None:
         """A new socket stands: the server may be another process than before, and events may be missing."""
         log.info("link to %s is up", backend.id)
         backend.epoch += 1
         self._prober.relearn(backend)
+        self.on_connected(backend)
 
     def disconnected(self, backend: Backend, reason: str) -> None:
         """A socket was lost, perhaps with its server."""

@@ -43,7 +43,9 @@ class Placement:
         return any(backend.candidate().is_available for backend in self._fleet if backend.is_ready)
 
     def is_refused_everywhere(self, live: LiveJob) -> bool:
-        """Whether every backend that is configured has said no to the job."""
+        """Whether every backend that is configured, or the one that it asks for, has said no to the job."""
+        if live.job.pinned is not None:
+            return live.job.pinned in live.refused
         return all(backend.id in live.refused for backend in self._fleet)
 
     def placed(self, live: LiveJob, backend: Backend) -> None:
@@ -72,6 +74,9 @@ class Placement:
         Where none of the fleet could, all of them: the client reads ComfyUI's own error. Where one could that is away
         just now, a job that was promised waits for it, and a new one is told by another what is missing.
         """
+        if live.job.pinned is not None:
+            pinned = self._fleet.get(live.job.pinned)
+            return _reachable([pinned], live) if pinned is not None and pinned.id not in live.refused else []
         open_to_it = [backend for backend in self._fleet if backend.id not in live.refused]
         able = [backend for backend in open_to_it if _has_classes(backend, live)]
         found = _reachable(able, live)

@@ -13,6 +13,7 @@ from comfyproxy.core import frames, messages
 from comfyproxy.core.jobs import BackendId, JobState
 from comfyproxy.core.messages import OUTCOMES, Message
 from comfyproxy.core.outputs import prefix_outputs
+from comfyproxy.service import logs
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
@@ -67,6 +68,7 @@ class Relay:
         self._early: dict[BackendId, dict[str, list[Message]]] = {}
         self._held: dict[BackendId, _Held] = {}
         self.on_load: Callable[[], None] = lambda: None
+        self.on_logs: Callable[[Backend, str], None] = lambda backend, raw: None
 
     def heard_s(self, backend: BackendId) -> float:
         """Return when the link of a backend last said anything; monotonic, minus infinity for never."""
@@ -80,6 +82,8 @@ class Relay:
             self._release(backend)
         if message is None:
             log.debug("%s sent what is no message: %.100r", backend.id, raw)
+        elif message.event == logs.EVENT:
+            self.on_logs(backend, raw)
         elif message.event in _OF_THE_LINK:
             self._about_the_link(backend, message)
         elif message.prompt_id is not None:

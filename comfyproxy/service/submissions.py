@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from comfyproxy.core import prompts, rawjson
 from comfyproxy.core.catalog import classes_of
-from comfyproxy.core.errors import BadRequest, NoBackend, NotDelivered, ShuttingDown, UpstreamError
-from comfyproxy.core.jobs import Job, JobState
+from comfyproxy.core.errors import BackendUnavailable, BadRequest, NoBackend, NotDelivered, ShuttingDown, UpstreamError
+from comfyproxy.core.jobs import BackendId, Job, JobState
 from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL, Envelope
 from comfyproxy.service.board import Board
@@ -72,17 +72,20 @@ class Submissions:
         self.is_stopping = True
         await self._idle.wait()
 
-    async def submit(self, body: bytes) -> Receipt:
+    async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
         """Take a prompt in and return the answer for its client.
 
-        Raises BadRequest, NoBackend, ShuttingDown, StoreUnavailable.
+        Args:
+            pinned: the only backend that may run it.
+
+        Raises BadRequest, NoBackend, BackendUnavailable, ShuttingDown, StoreUnavailable.
         """
         if self.is_stopping:
             raise ShuttingDown("The proxy is stopping and takes no new prompts")
         self._under_way += 1
         self._idle.clear()
         try:
-            receipt = await self._submit(body)
+            receipt = await self._submit(body, self._pinned(pinned))
         except Exception as exc:
             self._observer.submitted(getattr(exc, "kind", type(exc).__name__))
             raise
@@ -93,13 +96,23 @@ class Submissions:
         self._observer.submitted("accepted" if receipt.status == 200 else "refused")
         return receipt
 
-    async def _submit(self, body: bytes) -> Receipt:
+    def _pinned(self, name: str | None) -> BackendId | None:
+        if name is None:
+            return None
+        backend = self._fleet.get(name)
+        if backend is None:
+            raise BadRequest("unknown_backend", f"There is no backend called {name!r}")
+        if not backend.is_ready:
+            raise BackendUnavailable(f"Backend {name} is {backend.state}", details=backend.last_error or "")
+        return backend.id
+
+    async def _submit(self, body: bytes, pinned: BackendId | None) -> Receipt:
         envelope = prompts.parse(body)
         if envelope is None:
             return await self._let_refuse(body)
         if envelope.prompt_id is None:
-            return await self._new(envelope, self._mint_id())
-        return await self._under_own_id(envelope, envelope.prompt_id)
+            return await self._new(envelope, self._mint_id(), pinned)
+        return await self._under_own_id(envelope, envelope.prompt_id, pinned)
 
     async def _let_refuse(self, body: bytes) -> Receipt:
         """Let a backend say in its own words what is wrong with a request that holds no prompt."""
@@ -110,7 +123,7 @@ class Submissions:
             self._fleet.note_failure(home, exc)
             raise BadRequest("no_prompt", "No prompt provided", details="No prompt provided") from exc
 
-    async def _under_own_id(self, envelope: Envelope, prompt_id: str) -> Receipt:
+    async def _under_own_id(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
         """Take in a prompt under the client's own id; the same prompt again is a retry and gets the same answer."""
         known = self._fingerprints.get(prompt_id)
         if known is not None and known != envelope.fingerprint:
@@ -118,24 +131,24 @@ class Submissions:
 
         async def work() -> Receipt:
             try:
-                return await self._once(envelope, prompt_id)
+                return await self._once(envelope, prompt_id, pinned)
             finally:
                 del self._fingerprints[prompt_id]
 
         self._fingerprints[prompt_id] = envelope.fingerprint
         return await self._own_ids.run(prompt_id, work)
 
-    async def _once(self, envelope: Envelope, prompt_id: str) -> Receipt:
+    async def _once(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
         live = self._board.get(prompt_id)
         job = live.job if live is not None else await self._store.get(prompt_id)
         if job is None:
-            return await self._new(envelope, prompt_id)
+            return await self._new(envelope, prompt_id, pinned)
         if job.fingerprint != envelope.fingerprint:
             raise _taken(prompt_id)
         log.info("prompt %s was sent again by its client", prompt_id)
         return _accepted(job)
 
-    async def _new(self, envelope: Envelope, prompt_id: str) -> Receipt:
+    async def _new(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
         self._require_backend()
         job = Job(
             prompt_id=prompt_id,
@@ -144,6 +157,7 @@ class Submissions:
             fingerprint=envelope.fingerprint,
             created_s=self._wall_clock(),
             workflow_id=envelope.workflow_id,
+            pinned=pinned,
         )
         classes = frozenset(classes_of(envelope.payload.graph).values())
         live = LiveJob(job, classes=classes, secrets=envelope.secrets)

@@ -31,6 +31,7 @@ JOB_COLUMNS: Final = (
     "started_s",
     "finished_s",
     "error",
+    "pinned",
 )
 
 Row = tuple[Any, ...]
@@ -79,12 +80,12 @@ def from_job(job: Job) -> Row:
         job.started_s,
         job.finished_s,
         text(job.error),
+        text(job.pinned),
     )
 
 
 def to_job(row: Row) -> Job:
     """Return the job whose JOB_COLUMNS these are."""
-    backend = from_text(row[6])
     return Job(
         prompt_id=from_text(row[0]),
         number=math.nan if row[1] is None else row[1],
@@ -92,7 +93,7 @@ def to_job(row: Row) -> Job:
         fingerprint=from_text(row[3]),
         created_s=row[4],
         state=JobState(row[5]),
-        backend=None if backend is None else BackendId(backend),
+        backend=_backend_id(row[6]),
         backend_prompt_id=from_text(row[7]),
         attempts=row[8],
         node_errors=row[9],
@@ -101,7 +102,12 @@ def to_job(row: Row) -> Job:
         started_s=row[12],
         finished_s=row[13],
         error=from_text(row[14]),
+        pinned=_backend_id(row[15]),
     )
+
+
+def _backend_id(value: Any) -> BackendId | None:
+    return None if value is None else BackendId(from_text(value))
 
 
 def to_summary(row: Row) -> JobSummary:

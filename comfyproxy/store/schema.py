@@ -22,7 +22,7 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             fingerprint TEXT NOT NULL, created_s REAL NOT NULL, state TEXT NOT NULL, backend TEXT,
             backend_prompt_id TEXT, attempts INTEGER NOT NULL, node_errors BLOB NOT NULL,
             outputs_to_execute TEXT NOT NULL, workflow_id TEXT, started_s REAL, finished_s REAL, error TEXT,
-            settled INTEGER
+            pinned TEXT, settled INTEGER
         )""",
         "CREATE INDEX jobs_unfinished ON jobs (number, id) WHERE settled IS NULL",
         "CREATE UNIQUE INDEX jobs_settled ON jobs (settled) WHERE settled IS NOT NULL",

@@ -10,7 +10,7 @@ import aiohttp
 
 from comfyproxy.core.errors import DeliveryUnknown
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.upstream import answers, passthrough
+from comfyproxy.upstream import answers, passthrough, sockets
 from comfyproxy.upstream.answers import QueueView, Verdict
 from comfyproxy.upstream.files import FileCalls
 from comfyproxy.upstream.wire import Wire
@@ -137,6 +137,14 @@ class BackendClient(FileCalls):
             data=data,
             connect_timeout_s=self._connect_timeout_s,
             idle_timeout_s=idle_timeout_s,
+        )
+
+    def websocket(
+        self, path_qs: str, *, headers: Mapping[str, str], protocols: Sequence[str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """Open a websocket for a client: see `sockets.open_websocket`."""
+        return sockets.open_websocket(
+            self._wire, path_qs, headers=headers, protocols=protocols, timeout_s=self._connect_timeout_s
         )
 
     async def _command(self, path: str, body: dict[str, Any]) -> None:

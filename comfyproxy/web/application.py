@@ -4,7 +4,7 @@ import jinja2
 from aiohttp import web
 
 from comfyproxy.metrics import Metrics
-from comfyproxy.web import control, history, jobs, metrics, middleware, prompt, queue, status
+from comfyproxy.web import control, direct, history, jobs, logs, metrics, middleware, prompt, queue, status, user_state
 from comfyproxy.web.passthrough import home_handler
 from comfyproxy.web.twins import both
 from comfyproxy.web.uploads import upload_image, upload_mask
@@ -21,6 +21,9 @@ ROUTES = [
     *both("GET", "/view", view),
     *both("POST", "/upload/image", upload_image),
     *both("POST", "/upload/mask", upload_mask),
+    *user_state.routes,
+    *logs.routes,
+    *direct.routes,
     *status.routes,
     *metrics.routes,
     web.route("*", "/{path:.*}", home_handler),

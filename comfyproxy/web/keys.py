@@ -8,6 +8,8 @@ from comfyproxy.core.ports import JobStore
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
+from comfyproxy.service.logs import LogSubscriptions
+from comfyproxy.service.mirroring import Mirror
 from comfyproxy.service.queries import Queries
 from comfyproxy.web.seams import Board, Control, Submissions
 
@@ -16,6 +18,8 @@ FILES = web.AppKey("files", Files)
 QUERIES = web.AppKey("queries", Queries)
 STORE: web.AppKey[JobStore] = web.AppKey("store")
 CONTROL: web.AppKey[Control] = web.AppKey("control")
+MIRROR = web.AppKey("mirror", Mirror)
+LOGS = web.AppKey("logs", LogSubscriptions)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions")
 MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)  # of POST /prompt
 BOARD: web.AppKey[Board] = web.AppKey("board")

@@ -10,6 +10,7 @@ from comfyproxy.core.errors import BackendUnavailable, NotDelivered, UpstreamErr
 from comfyproxy.core.headers import end_to_end
 from comfyproxy.service.file_ports import client_of
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.web.bridge import bridge, wants_websocket
 from comfyproxy.web.connection import CLIENT_CLOSED_REQUEST, ClientGone, cut, is_gone, while_connected
 from comfyproxy.web.keys import FLEET
 
@@ -25,6 +26,8 @@ async def home_handler(request: web.Request) -> web.StreamResponse:
     nothing of it has been read.
     """
     fleet = request.app[FLEET]
+    if wants_websocket(request):
+        return await bridge(request, fleet.home(), target_of(request))
     body = Body(request)
     for _ in fleet:
         backend = fleet.home()

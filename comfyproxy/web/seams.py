@@ -32,7 +32,7 @@ class Control(Protocol):
 class Submissions(Protocol):
     """Whoever takes prompts in."""
 
-    async def submit(self, body: bytes) -> Receipt:
+    async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
         """Take a prompt in and return the answer for its client."""
 
 
