@@ -5,17 +5,51 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from comfyproxy import __version__
 from comfyproxy.commands import check, demo, serve
+from comfyproxy.settings.loading import CONFIG
+from comfyproxy.settings.problems import nearest
 from comfyproxy.simulator import command as simulate
 
-CONFIG_VARIABLE = "COMFYPROXY_CONFIG"
+_SERVE = """examples:
+  comfyproxy serve --backend http://gpu-a:8188 --backend http://gpu-b:8188
+  comfyproxy serve --backend fast=http://10.0.0.7:8188 --host 0.0.0.0
+  comfyproxy serve --config comfyproxy.yaml --port 9000
+
+environment:
+  COMFYPROXY_CONFIG         the file, where --config is not given
+  COMFYPROXY_BACKENDS       servers as for --backend, separated by spaces or commas
+  COMFYPROXY_SERVER_PORT    server.port; every key has its variable, COMFYPROXY_LOGGING_FORMAT=json and so on
+
+The command line comes before the environment, the environment before the file. `comfyproxy check FILE` says what a
+file means. SIGINT (Ctrl-C) and SIGTERM stop the proxy; waiting and running prompts are taken up at the next start."""
+
+_CHECK = """example:
+  comfyproxy check comfyproxy.yaml
+
+The exit code is 0 if the file can be used and 1 if not; then every error is told with its line. The environment and the
+command line, which `serve` puts before the file, are not looked at."""
+
+_SIMULATE = """examples:
+  comfyproxy simulate --port 8189 --checkpoints v1-5-pruned-emaonly-fp16.safetensors
+  comfyproxy simulate --port 8190 --version 0.3.64 --speed 10"""
+
+_DEMO = """example:
+  comfyproxy demo --port 9000
+
+Needs no GPU, no ComfyUI and no configuration. SIGINT (Ctrl-C) and SIGTERM stop it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 failed (one message on stderr says why), 2 misused."""
-    args = _parser().parse_args(arguments)
+    """Run the command and return its exit code: 0 done, 1 failed (a message on stderr says why).
+
+    Raises SystemExit(2) for a command line that means nothing, and SystemExit(0) after `--help` and `--version`.
+    """
+    args, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        args.parser.refuse(unknown[0])
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)
@@ -25,11 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that takes no abbreviations, which a later option may make ambiguous, and knows what was probably meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def refuse(self, argument: str) -> NoReturn:
+        """Exit because of an argument that is none of ours."""
+        option = argument.partition("=")[0]
+        if not option.startswith("-"):
+            self.error(f"there is no place for {argument}")
+        near = nearest(option, [name for name in self._option_string_actions if name.startswith("--")])
+        self.error(f"there is no option {option}" + (f"; did you mean {near}?" if near else ""))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="comfyproxy",
         description="One endpoint in front of many ComfyUI servers.",
-        epilog="`comfyproxy COMMAND --help` tells the options of a command.",
+        epilog="`comfyproxy COMMAND --help` explains a command. New here? `comfyproxy demo` needs nothing else.",
     )
     parser.add_argument("--version", action="version", version=f"comfyproxy {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -37,49 +86,69 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "serve",
         help="run the proxy",
-        description="Run the proxy. Every setting of the file can be overridden by an environment variable "
-        "(COMFYPROXY_SERVER_PORT for server.port), and both by these options.",
+        description="Run the proxy in front of ComfyUI servers that are named here or in a file.",
+        epilog=_SERVE,
     )
-    one.add_argument("--config", type=Path, default=_config(), metavar="FILE", help=f"settings ({CONFIG_VARIABLE})")
+    one.add_argument(
+        "--config", type=Path, default=_config(), metavar="FILE", help="YAML file with the settings (none needed)"
+    )
     one.add_argument(
         "--backend",
         action="append",
         default=[],
         metavar="[NAME=]URL",
-        help="a ComfyUI server; may be given many times, and then replaces the nodes of the file",
+        help="a ComfyUI server; give it once for each. These replace the nodes of the file. NAME is what it is called "
+        "in logs and in the folders of its outputs (its host)",
     )
-    one.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1; 0.0.0.0: all)")
-    one.add_argument("--port", type=int, metavar="P", help="port to listen on (8188; 0: any)")
-    one.add_argument("--data-dir", type=Path, metavar="DIR", help="where jobs are kept (data)")
+    one.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1, this machine only; 0.0.0.0: all)")
+    one.add_argument(
+        "--port", type=simulate.port_number, metavar="P", help="port to listen on (8188, which is ComfyUI's; 0: any)"
+    )
+    one.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder for prompts, history and uploads; one proxy each (data)"
+    )
     one.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (info)")
-    one.set_defaults(run=serve.run)
+    one.set_defaults(run=serve.run, parser=one)
 
     one = commands.add_parser(
         "check",
         help="check a configuration file",
         description="Print what a configuration file says, defaults included, or everything that is wrong with it.",
+        epilog=_CHECK,
     )
-    one.add_argument("file", type=Path, metavar="FILE")
-    one.set_defaults(run=check.run)
+    one.add_argument("file", type=Path, metavar="FILE", help="YAML file as for `comfyproxy serve --config`")
+    one.set_defaults(run=check.run, parser=one)
 
     one = commands.add_parser(
-        "simulate", help="run a simulated ComfyUI server", description="Run a simulated ComfyUI server."
+        "simulate",
+        help="run a simulated ComfyUI server, to try things out without a GPU",
+        description="Run a simulated ComfyUI server. Its API is that of a real one; its pictures are patterns.",
+        epilog=_SIMULATE,
     )
     simulate.add_arguments(one)
-    one.set_defaults(run=simulate.run)
+    one.set_defaults(run=simulate.run, parser=one)
 
     one = commands.add_parser(
         "demo",
         help="show the proxy in front of three simulated servers",
         description="Run the proxy in front of three simulated ComfyUI servers, and send one prompt through it.",
+        epilog=_DEMO,
     )
     one.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (%(default)s)")
-    one.add_argument("--port", type=int, default=8188, metavar="P", help="port to listen on (%(default)s; 0: any)")
-    one.add_argument("--data-dir", type=Path, metavar="DIR", help="where jobs are kept (a temporary folder)")
-    one.set_defaults(run=demo.run)
+    one.add_argument(
+        "--port",
+        type=simulate.port_number,
+        default=8188,
+        metavar="P",
+        help="port to listen on (%(default)s; 0: any)",
+    )
+    one.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder for prompts and history (a temporary one, removed later)"
+    )
+    one.set_defaults(run=demo.run, parser=one)
     return parser
 
 
 def _config() -> Path | None:
-    name = os.environ.get(CONFIG_VARIABLE)
+    name = os.environ.get(CONFIG, "").strip()
     return Path(name) if name else None

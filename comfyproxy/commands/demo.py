@@ -3,15 +3,17 @@
 import argparse
 import asyncio
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 
 from comfyproxy import app
-from comfyproxy.commands.process import fail, loop_factory, reason, set_up_logging, stop_on_signals
+from comfyproxy.commands.process import run_until_stopped
 from comfyproxy.settings import (
     HealthCheck,
     LoggingSettings,
@@ -26,39 +28,30 @@ from comfyproxy.simulator import SimulatedBackend
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"  # the one that the web page's default workflow names
 NAMES = ("sim-a", "sim-b", "sim-c")
 CLIENT_ID = "comfyproxy-demo"
+PATIENCE_S = 60.0
+GRACE_S = 2.0  # whoever ends a demonstration does not want to wait for its prompt
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What became of the demonstration's prompt."""
-
-    prompt_id: str
-    image: dict[str, Any]
+class _Failed(Exception):
+    """The demonstration's prompt made no picture."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Demonstrate until SIGINT or SIGTERM; return the exit code."""
-    set_up_logging(LoggingSettings(level="warning"))
     with tempfile.TemporaryDirectory(prefix="comfyproxy-demo-") as scratch:
         settings = Settings(
-            server=ServerSettings(host=args.host, port=args.port),
+            server=ServerSettings(host=args.host, port=args.port, shutdown_timeout=GRACE_S),
             store=StoreSettings(data_dir=args.data_dir or Path(scratch)),
+            logging=LoggingSettings(level="warning"),
         )
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            try:
-                runner.run(_demonstrate(settings))
-            except KeyboardInterrupt:  # where signals cannot be handled in the loop
-                return 0
-            except Exception as exc:
-                if (why := reason(exc, settings.server)) is not None:
-                    return fail("demo", why)
-                raise
-    return 0
+
+        async def work(stop: asyncio.Event, listening: Callable[[str], None]) -> None:
+            await _demonstrate(settings, stop, listening)
+
+        return run_until_stopped("demo", settings, work)
 
 
-async def _demonstrate(settings: Settings) -> None:
-    stop = asyncio.Event()
-    stop_on_signals(stop)
+async def _demonstrate(settings: Settings, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
     async with AsyncExitStack() as stack:
         print("There is no real ComfyUI here: the servers are simulated, and their pictures are patterns.", flush=True)
         nodes = []
@@ -70,39 +63,47 @@ async def _demonstrate(settings: Settings) -> None:
         check = HealthCheck(interval=2.0)
         settings = replace(settings, nodes=Nodes(static_nodes=tuple(nodes), health_check=check))
         async with asyncio.TaskGroup() as group:
+            shows: list[asyncio.Task[None]] = []
 
-            def listening(url: str) -> None:
-                group.create_task(_show(url, stop), name="demonstration")
+            def show(url: str) -> None:
+                listening(url)
+                shows.append(group.create_task(_show(url, stop), name="demonstration"))
 
-            await app.serve(settings, stop, on_listening=listening)
+            await app.serve(settings, stop, on_listening=show)
+            for task in shows:  # whoever stops the proxy in the middle of it has seen enough
+                task.cancel()
 
 
 async def _show(url: str, stop: asyncio.Event) -> None:
-    print(f"comfyproxy listening on {url}", flush=True)
+    """Send a prompt and tell what became of it, and where to look."""
+    print("  sending one prompt: the stock text-to-image workflow ...", flush=True)
     try:
-        async with asyncio.timeout(60), aiohttp.ClientSession(url) as session:
-            shown = await _send_prompt(session)
-    except (TimeoutError, aiohttp.ClientError) as exc:
+        async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession(url) as session:
+            prompt_id, image = await _send_prompt(session)
+    except (TimeoutError, aiohttp.ClientError, _Failed) as exc:
         if not stop.is_set():
-            print(f"the prompt did not go through: {exc!r}", flush=True)
+            why = f"no answer in {PATIENCE_S:g} s" if isinstance(exc, TimeoutError) else exc
+            print(f"the prompt did not go through: {why}\nThe fleet is shown at {url}/status", flush=True)
         return
-    image = shown.image
-    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
     print(
-        f"prompt {shown.prompt_id} has run on {image['subfolder']}\n"
+        f"prompt {prompt_id} has run on {image['subfolder']}\n"
         "\n"
-        f"  its picture   {url}/view?{query}\n"
-        f"  its history   {url}/history/{shown.prompt_id}\n"
+        f"  its picture   {url}/view?{urlencode(image)}\n"
+        f"  its history   {url}/history/{prompt_id}\n"
         f"  the fleet     {url}/status\n"
         f"  the metrics   {url}/metrics\n"
         "\n"
-        f"Point any ComfyUI client at {url} and kill it with Ctrl-C when you have seen enough.",
+        f"Point any ComfyUI client at {url}; Ctrl-C stops everything.\n"
+        "With servers of your own: comfyproxy serve --backend http://HOST:8188 --backend http://...",
         flush=True,
     )
 
 
-async def _send_prompt(session: aiohttp.ClientSession) -> _Shown:
-    """Send the stock text-to-image workflow and follow it to its picture, as a script would."""
+async def _send_prompt(session: aiohttp.ClientSession) -> tuple[str, dict[str, str]]:
+    """Send the stock text-to-image workflow and follow it to its picture, as a script would.
+
+    Returns the prompt's id and how its history names the picture.
+    """
     while True:
         async with session.get("/readyz") as answer:
             if answer.status == 200:
@@ -110,8 +111,9 @@ async def _send_prompt(session: aiohttp.ClientSession) -> _Shown:
         await asyncio.sleep(0.1)
     async with session.ws_connect("/ws", params={"clientId": CLIENT_ID}) as socket:
         async with session.post("/prompt", json={"prompt": _workflow(), "client_id": CLIENT_ID}) as answer:
-            answer.raise_for_status()
-            prompt_id = (await answer.json())["prompt_id"]
+            if answer.status != 200:
+                raise _Failed(f"{answer.status} {await answer.text()}")
+            prompt_id: str = (await answer.json())["prompt_id"]
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
@@ -119,9 +121,13 @@ async def _send_prompt(session: aiohttp.ClientSession) -> _Shown:
             if data.get("prompt_id") == prompt_id and data.get("node", "") is None:
                 break
     async with session.get(f"/history/{prompt_id}") as answer:
-        entry = (await answer.json())[prompt_id]
-    (image,) = entry["outputs"]["9"]["images"]
-    return _Shown(prompt_id, image)
+        entry = (await answer.json()).get(prompt_id)
+    if entry is None:
+        raise _Failed("the proxy was stopped before it was done")
+    images: list[dict[str, str]] = entry["outputs"].get("9", {}).get("images", [])
+    if not images:
+        raise _Failed(f"it ended with {entry['status']}")
+    return prompt_id, images[0]
 
 
 def _workflow() -> dict[str, Any]:

@@ -1,42 +1,57 @@
-"""What a command that runs until it is told to stop needs: an event loop, signals, logging, readable failures."""
+"""What `serve` and `demo` share: they run until they are told to stop, log, and say in a line why they could not."""
 
 import asyncio
 import errno
 import json
 import logging
-import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from comfyproxy.core.ports import StoreError
-from comfyproxy.settings import LoggingSettings, ServerSettings
+from comfyproxy.eventloop import loop_factory, stop_on_signals
+from comfyproxy.settings import LoggingSettings, ServerSettings, Settings
+
+log = logging.getLogger(__name__)
+
+# Gets the event that is set when it shall stop, and what to call with the proxy's URL once that takes requests.
+Work: TypeAlias = Callable[[asyncio.Event, Callable[[str], None]], Coroutine[Any, Any, None]]
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's event loop; where there is none (Windows, PyPy), the standard library's."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+def run_until_stopped(command: str, settings: Settings, work: Work) -> int:
+    """Do the work until it ends, by SIGINT or SIGTERM at the latest; return the exit code.
 
+    If it fails, stderr says why: in a line where somebody can help it, with a traceback where it is a bug.
+    """
+    set_up_logging(settings.logging)
+    is_listening = False
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Set `stop` at SIGINT or SIGTERM; at the second one the process dies as if nobody had asked it to be polite."""
-    loop = asyncio.get_running_loop()
+    def listening(url: str) -> None:
+        nonlocal is_listening
+        is_listening = True
+        print(f"comfyproxy listening on {url}", flush=True)
 
-    def asked(number: signal.Signals) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
+    async def main() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await work(stop, listening)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            loop.add_signal_handler(number, asked, number)
-        except NotImplementedError:  # Windows: Ctrl-C is a KeyboardInterrupt
-            continue
+            runner.run(main())
+        except KeyboardInterrupt:  # where signals cannot be handled in the loop
+            return 0
+        except Exception as exc:
+            why = reason(exc, None if is_listening else settings.server)
+            if why is None:
+                log.critical("stopped by a bug", exc_info=exc)
+            elif settings.logging.format == "json":  # whoever reads it does not expect a bare line
+                log.critical("%s", why)
+            else:
+                fail(command, why)
+            return 1
+    return 0
 
 
 def set_up_logging(settings: LoggingSettings) -> None:
@@ -49,18 +64,25 @@ def set_up_logging(settings: LoggingSettings) -> None:
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
 
 
-def reason(failure: BaseException, server: ServerSettings) -> str | None:
-    """Say in a line why the proxy could not run; None if it is a bug, whose traceback tells more."""
+def reason(failure: BaseException, starting: ServerSettings | None) -> str | None:
+    """Say in a line why the proxy could not run; None if it is a bug, whose traceback tells more.
+
+    Args:
+        starting: where it tried to listen; None once it did, when the system's errors have other causes.
+    """
     if isinstance(failure, BaseExceptionGroup):
-        reasons = [reason(each, server) for each in failure.exceptions]
-        return reasons[0] if len(reasons) == 1 else None
+        reasons = {reason(each, starting) for each in failure.exceptions}
+        return reasons.pop() if len(reasons) == 1 else None
     if isinstance(failure, StoreError):
-        return str(failure)
-    if isinstance(failure, OSError):
+        return f"{failure} (--data-dir chooses the folder)"
+    if isinstance(failure, OSError) and starting is not None:
+        if failure.filename is not None:
+            return f"{failure.filename}: {failure.strerror}"
         if failure.errno == errno.EADDRINUSE:
-            return f"port {server.port} on {server.host} is taken; choose another with --port or server.port"
-        where = f": {failure.filename}" if failure.filename else ""
-        return f"cannot listen on {server.host}:{server.port}: {failure.strerror or failure}{where}"
+            return f"port {starting.port} on {starting.host} is taken; choose another with --port or server.port"
+        if failure.errno == errno.EACCES:
+            return f"port {starting.port} may not be used by this user; choose one above 1023 with --port"
+        return f"cannot listen on {starting.host}:{starting.port}: {failure.strerror or failure}"
     return None
 
 

@@ -5,10 +5,11 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from comfyproxy import app
-from comfyproxy.commands.process import fail, loop_factory, reason, set_up_logging, stop_on_signals
-from comfyproxy.settings import BadSettings, Settings, load, warnings
+from comfyproxy.commands.process import fail, run_until_stopped
+from comfyproxy.settings import BadSettings, load, warnings
 
 log = logging.getLogger(__name__)
 
@@ -32,28 +33,10 @@ def run(args: argparse.Namespace) -> int:
         return 1
     if not settings.nodes.static_nodes:
         return fail("serve", NO_BACKEND)
-    set_up_logging(settings.logging)
-    for line in warnings(settings):
-        log.warning("%s", line)
-    return run_proxy(settings)
 
+    async def work(stop: asyncio.Event, listening: Callable[[str], None]) -> None:
+        for line in warnings(settings):
+            log.warning("%s", line)
+        await app.serve(settings, stop, on_listening=listening)
 
-def run_proxy(settings: Settings) -> int:
-    """Serve with these settings; return the exit code."""
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        try:
-            runner.run(_serve(settings))
-        except KeyboardInterrupt:  # where signals cannot be handled in the loop
-            return 0
-        except Exception as exc:
-            if (why := reason(exc, settings.server)) is not None:
-                return fail("serve", why)
-            log.critical("stopped by a bug", exc_info=exc)
-            return 1
-    return 0
-
-
-async def _serve(settings: Settings) -> None:
-    stop = asyncio.Event()
-    stop_on_signals(stop)
-    await app.serve(settings, stop, on_listening=lambda url: print(f"comfyproxy listening on {url}", flush=True))
+    return run_until_stopped("serve", settings, work)

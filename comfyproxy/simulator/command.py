@@ -3,11 +3,10 @@
 import argparse
 import asyncio
 import errno
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from comfyproxy.eventloop import loop_factory, stop_on_signals
 
 from .backend import SimulatedBackend
 from .control import ControlPortError
@@ -19,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     defaults = SimulatorOptions()
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=_port, default=8188, metavar="P", help="port to listen on (%(default)s; 0: any)")
+    parser.add_argument(
+        "--port", type=port_number, default=8188, metavar="P", help="port to listen on (%(default)s; 0: any)"
+    )
     parser.add_argument(
         "--version", choices=VERSIONS, default=defaults.version, help="the ComfyUI to imitate (%(default)s)"
     )
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="changes all pictures (%(default)s)")
     parser.add_argument(
-        "--control-port", type=_port, metavar="P", help="port on which faults can be set over HTTP (off; 0: any)"
+        "--control-port", type=port_number, metavar="P", help="port on which faults can be set over HTTP (off; 0: any)"
     )
     parser.add_argument("--frontend", type=Path, metavar="DIR", help="folder of a web page to serve at /")
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         control_port=args.control_port or 0,
         frontend=args.frontend,
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(_serve(SimulatedBackend(options), args.host, args.port))
         except KeyboardInterrupt:  # where signals cannot be handled in the loop
@@ -79,13 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(backend: SimulatedBackend, host: str, port: int) -> int:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(number, stopped.set)
-        except NotImplementedError:
-            continue  # Windows
+    stop = asyncio.Event()
+    stop_on_signals(stop)
     try:
         await backend.start(host, port)
     except OSError as exc:
@@ -100,19 +96,10 @@ async def _serve(backend: SimulatedBackend, host: str, port: int) -> int:
     if backend.control_url:
         print(f"faults at {backend.control_url}/faults", flush=True)
     try:
-        await stopped.wait()
+        await stop.wait()
     finally:
         await backend.stop()
     return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Any = uvloop.new_event_loop
-    return factory  # type: ignore[no-any-return]
 
 
 def _fail(message: str) -> int:
@@ -124,7 +111,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """Read a port from the command line; 0 is any."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
     return int(text)
