@@ -7,7 +7,7 @@ file gets one that nobody else has.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -59,7 +59,7 @@ class Distributor:
         self._replicator = replicator
         self._wait_s = wait_s
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._turns: WeakValueDictionary[FileRef, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
     async def distribute(
         self, upload: Upload, send: Send, *, digest: str, size: int | None
@@ -77,8 +77,7 @@ class Distributor:
             return await self._distribute(upload, send, digest, size)
         # Of two clients that overwrite one file, the same one must come last on every backend.
         ref = FileRef(upload.name, upload.subfolder or "", upload.type or "input")
-        turn = self._turns.setdefault(ref, asyncio.Lock())
-        async with turn:
+        async with self._turn(ref):
             return await self._distribute(upload, send, digest, size)
 
     async def _distribute(
@@ -146,7 +145,8 @@ class Distributor:
     async def _to_one(self, upload: Upload, send: Send, record: FileRecord, backend: Backend) -> FileRef | None:
         upload.file.hold()
         try:
-            async with self._slots:
+            # What is late with an older version of the file must not come after the newer one.
+            async with self._turn((backend.id, record.ref)), self._slots:
                 answer = await send(backend, upload)
         except UpstreamError as exc:
             self._fleet.note_failure(backend, exc)
@@ -160,6 +160,9 @@ class Distributor:
         elif answer.ref is None:
             log.warning("upload of %s: %s refused it with status %d", record.ref.name, backend.id, answer.status)
         return answer.ref
+
+    def _turn(self, key: Hashable) -> asyncio.Lock:
+        return self._turns.setdefault(key, asyncio.Lock())
 
 
 def unique_name(name: str, digest: str) -> str:
