@@ -18,9 +18,11 @@ from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.board import Board
 from comfyproxy.service.control import Control
 from comfyproxy.service.dispatcher import Dispatcher
+from comfyproxy.service.failover import Failover
 from comfyproxy.service.features import ServerFeatures
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.ghosts import Ghosts
 from comfyproxy.service.hub import ClientHub
 from comfyproxy.service.linking import LinkKeeper
 from comfyproxy.service.live import LiveJob
@@ -114,19 +116,39 @@ def assemble(
         wall_clock=time.time,
         heartbeat_timeout_s=heartbeat_timeout_s,
     )
+    ghosts = Ghosts(board, store)
     sender = Sender(
         fleet,
         payloads,
         files,
+        ghosts,
         metrics,
         client_id=client_id,
         now=time.monotonic,
         heartbeat_timeout_s=heartbeat_timeout_s,
     )
     withdrawals = Withdrawals(fleet, tasks.spawn, heartbeat_timeout_s=heartbeat_timeout_s)
-    dispatcher = Dispatcher(board, store, fleet, placement, sender, withdrawals, settler, tasks.spawn)
+    dispatcher = Dispatcher(board, store, fleet, placement, sender, withdrawals, settler, ghosts, tasks.spawn)
+    balancing = settings.nodes.load_balancing
+    failover = Failover(
+        board,
+        dispatcher,
+        settler,
+        ghosts,
+        metrics,
+        tasks.spawn,
+        is_enabled=balancing.enable_failover,
+        max_retries=balancing.max_retries,
+    )
     reconciler = Reconciler(
-        board, fleet, settler, hub, tasks.spawn, wall_clock=time.time, heartbeat_timeout_s=heartbeat_timeout_s
+        board,
+        fleet,
+        settler,
+        failover,
+        ghosts,
+        hub,
+        wall_clock=time.time,
+        heartbeat_timeout_s=heartbeat_timeout_s,
     )
     relay = Relay(board, fleet, hub, settler, metrics, now=time.monotonic, wall_clock=time.time)
     prober = Prober(fleet, reconciler, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform)
@@ -134,7 +156,7 @@ def assemble(
     links = [_link(backend, session, client_id, relay, keeper) for backend in backends]
     mirror = Mirror(fleet, tasks.spawn)
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
-    _connect(board, fleet, dispatcher, settler, relay, prober, keeper, announcer)
+    _connect(board, fleet, dispatcher, settler, failover, relay, prober, keeper, announcer)
     _follow(fleet, dispatcher, relay, keeper, mirror, logs)
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
@@ -184,6 +206,7 @@ def _connect(
     fleet: Fleet,
     dispatcher: Dispatcher,
     settler: Settler,
+    failover: Failover,
     relay: Relay,
     prober: Prober,
     keeper: LinkKeeper,
@@ -193,6 +216,7 @@ def _connect(
     board.on_change = announcer.changed
     fleet.on_suspicion = prober.suspect
     settler.on_settled = dispatcher.wake
+    settler.on_lost = failover.lose
     relay.on_load = prober.on_load = dispatcher.wake
 
     def accepted(backend: Backend, live: LiveJob) -> None:

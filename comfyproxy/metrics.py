@@ -84,6 +84,7 @@ class Metrics:
         self._submitted = counter("prompts_submitted", "POST /prompt by what the client was told.", "outcome")
         self._dispatches = counter("dispatches", "Attempts to hand a job to a backend.", "backend", "outcome")
         self._finished = counter("jobs_finished", "Jobs that have ended.", "backend", "outcome")
+        self._failovers = counter("failovers", "Jobs that were lost by a backend and run again elsewhere.", "backend")
         self._queue_wait = histogram("queue_wait", "From submission to the start of execution.", _WAIT_BUCKETS)
         self._run = histogram("run", "Execution of a job.", _RUN_BUCKETS, "backend")
         self._upstream_errors = counter("upstream_errors", "Requests to a backend that failed.", "backend", "kind")
@@ -114,6 +115,9 @@ class Metrics:
             self._queue_wait.observe(max(0.0, job.started_s - job.created_s))
             if job.finished_s is not None:
                 self._run.labels(backend).observe(max(0.0, job.finished_s - job.started_s))
+
+    def failed_over(self, backend: BackendId) -> None:
+        self._failovers.labels(backend).inc()
 
     def upstream_error(self, backend: BackendId, kind: str) -> None:
         self._upstream_errors.labels(backend, kind).inc()

@@ -11,6 +11,7 @@ from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import execution_targets
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.ghosts import Ghosts
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadLost
 from comfyproxy.service.placement import Placement
@@ -37,12 +38,13 @@ class Dispatcher:
         sender: Sender,
         withdrawals: Withdrawals,
         settler: Settler,
+        ghosts: Ghosts,
         spawn: Spawn,
     ) -> None:
         self._board, self._store, self._fleet = board, store, fleet
         self._placement, self._sender = placement, sender
         self._withdrawals, self._settler = withdrawals, settler
-        self._spawn = spawn
+        self._ghosts, self._spawn = ghosts, spawn
         self._wanted = asyncio.Event()
         self.is_stopping = False
         self.on_accepted: Callable[[Backend, LiveJob], None] = lambda backend, live: None
@@ -152,6 +154,8 @@ class Dispatcher:
                 return
             is_gone = whereabouts.fate is Fate.GONE
             if is_gone:
+                if not whereabouts.is_certain:
+                    self._ghosts.leave(live, backend.id)
                 self._board.move(live, JobState.QUEUED)
                 await self._write(live)
             else:

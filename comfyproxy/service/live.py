@@ -21,6 +21,8 @@ class LiveJob:
     tail: list[str] = field(default_factory=list)  # messages held until the history entry is stored
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     unreachable: frozenset[BackendId] = frozenset()  # could not be reached with it lately
+    losses: list[str] = field(default_factory=list)  # how its earlier runs ended, for people
+    ghosts: set[BackendId] = field(default_factory=set)  # where such a run may still be: not to be sent there
     refused: dict[BackendId, str] = field(default_factory=dict)  # said no to it, and in which words
     client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
     is_settling: bool = False

@@ -88,7 +88,11 @@ class Placement:
 
 
 def _reachable(backends: Iterable[Backend], live: LiveJob) -> list[Backend]:
-    return [backend for backend in backends if backend.is_ready and backend.id not in live.unreachable]
+    return [
+        backend
+        for backend in backends
+        if backend.is_ready and backend.id not in live.unreachable and backend.id not in live.ghosts
+    ]
 
 
 def _has_classes(backend: Backend, live: LiveJob) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 from comfyproxy.core import catalog
 from comfyproxy.core.errors import ConnectionRefused, UpstreamError
 from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.ports import StoreUnavailable
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.ports import Observer
 from comfyproxy.service.reconciler import Reconciler
@@ -61,6 +62,7 @@ class Prober:
     def relearn(self, backend: Backend) -> None:
         """Look at a backend soon, and ask it again what it can do: it may have been restarted."""
         self._learned_s.pop(backend.id, None)
+        self._reconciler.haunt(backend)
         self.suspect(backend)
 
     async def _watch(self, backend: Backend) -> None:
@@ -94,16 +96,20 @@ class Prober:
             return False
         self._observer.probed(backend.id, True, self._now() - begun_s)
         self._fleet.note_alive(backend)
+        if not backend.health.healthy:
+            self._reconciler.haunt(backend)
         if not backend.health.healthy or self._now() - self._learned_s.get(backend.id, float("-inf")) > RELEARN_S:
             await self._learn(backend)
+        # Before it takes new work: what it has from before must not meet the same prompt's next run there.
+        try:
+            await self._reconciler.check(backend)
+        except (UpstreamError, StoreUnavailable) as exc:
+            self._reconciler.haunt(backend)
+            log.warning("the jobs on %s could not be checked: %s", backend.id, exc)
         self._fleet.observe_probe(backend, True)
         self.on_load()
         if backend.link is not None:
             backend.link.wake()
-        try:
-            await self._reconciler.check(backend)
-        except UpstreamError as exc:
-            log.warning("the jobs on %s could not be checked: %s", backend.id, exc)
         return True
 
     async def _learn(self, backend: Backend) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from comfyproxy.core import messages
 from comfyproxy.core.jobs import JobState
 from comfyproxy.service.board import Board
+from comfyproxy.service.failover import Failover
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.ghosts import Ghosts
 from comfyproxy.service.live import LiveJob
-from comfyproxy.service.ports import Spawn, Streams
+from comfyproxy.service.ports import Streams
 from comfyproxy.service.settling import Settler
 
 log = logging.getLogger(__name__)
@@ -26,25 +28,35 @@ class Reconciler:
         board: Board,
         fleet: Fleet,
         settler: Settler,
+        failover: Failover,
+        ghosts: Ghosts,
         streams: Streams,
-        spawn: Spawn,
         *,
         wall_clock: Callable[[], float],
         heartbeat_timeout_s: float,
     ) -> None:
         self._board, self._fleet, self._settler, self._streams = board, fleet, settler, streams
-        self._spawn, self._wall_clock = spawn, wall_clock
-        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._failover, self._ghosts = failover, ghosts
+        self._wall_clock, self._heartbeat_timeout_s = wall_clock, heartbeat_timeout_s
+        self._haunted = {backend.id for backend in fleet}  # may have prompts that have moved on
+
+    def haunt(self, backend: Backend) -> None:
+        """Let the next check look for prompts that have moved on: the backend was away, or is another process."""
+        self._haunted.add(backend.id)
 
     async def check(self, backend: Backend) -> None:
-        """Compare the jobs on a backend with what it says itself; ask nothing where there are none.
+        """Compare the jobs on a backend with what it says itself; ask nothing where there can be nothing.
 
-        Raises UpstreamError.
+        Raises UpstreamError, StoreUnavailable.
         """
         jobs = [live for live in self._board.on(backend.id) if _is_settled_there(live, backend)]
-        if not jobs:
+        if not jobs and backend.id not in self._haunted:
             return
+        self._haunted.discard(backend.id)
         view = await backend.client.queue()
+        if await self._ghosts.lay(backend, view):
+            self.haunt(backend)
+            self._fleet.on_suspicion(backend)  # they end at their next step
         for live in jobs:
             prompt_id = live.job.id_on_backend
             if prompt_id in view.running:
@@ -58,7 +70,8 @@ class Reconciler:
                     log.info("prompt %s has ended on %s unheard", live.prompt_id, backend.id)
                     self._settler.begin(live, entry=entry)
                 else:
-                    self._lose(live, f"Backend {backend.id} has forgotten this prompt: it was restarted or cleared")
+                    why = f"Backend {backend.id} has forgotten this prompt: it was restarted or cleared"
+                    self._failover.lose(live, why)
 
     def failed(self, backend: Backend, reason: str, *, is_dead: bool) -> None:
         """Note that a probe failed. Silence is no proof of death, unless it lasts for the heartbeat timeout."""
@@ -66,13 +79,16 @@ class Reconciler:
         if not is_dead and silent_s <= self._heartbeat_timeout_s:
             return
         why = reason if is_dead else f"no sign of life for {silent_s:.0f} s: {reason}"
+        self.haunt(backend)
         for live in self._board.on(backend.id):
             if _is_settled_there(live, backend):
-                self._lose(live, f"Backend {backend.id} died while it had this prompt: {why}")
+                self._failover.lose(
+                    live, f"Backend {backend.id} died while it had this prompt: {why}", may_run_on=not is_dead
+                )
 
     def abandon(self, live: LiveJob) -> None:
         """End a job whose backend is not configured any more."""
-        self._lose(live, f"Backend {live.job.backend} is no longer configured")
+        self._failover.lose(live, f"Backend {live.job.backend} is no longer configured")
 
     def _runs(self, live: LiveJob) -> None:
         if live.is_running or live.is_settling:
@@ -81,9 +97,6 @@ class Reconciler:
         self._board.started(live, now_s=now_s)
         start = messages.encode("execution_start", {"prompt_id": live.prompt_id, "timestamp": round(now_s * 1000)})
         self._streams.deliver_text(live.job.client_id, start, event="execution_start", prompt_id=live.prompt_id)
-
-    def _lose(self, live: LiveJob, why: str) -> None:
-        self._spawn(self._settler.fail(live, why, "BackendLost"), name=f"loss of {live.prompt_id}")
 
 
 def _is_settled_there(live: LiveJob, backend: Backend) -> bool:

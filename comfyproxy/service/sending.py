@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from comfyproxy.core import prompts
 from comfyproxy.core.errors import BadAnswer, ConnectionRefused, DeliveryUnknown, NotDelivered, UpstreamError
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.ghosts import Ghosts
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadCache
 from comfyproxy.service.ports import FilePreparer, Observer, Verdict
@@ -50,6 +51,7 @@ class Sender:
         fleet: Fleet,
         payloads: PayloadCache,
         files: FilePreparer,
+        ghosts: Ghosts,
         observer: Observer,
         *,
         client_id: str,
@@ -57,7 +59,8 @@ class Sender:
         heartbeat_timeout_s: float,
         look_again_s: float = LOOK_AGAIN_S,
     ) -> None:
-        self._fleet, self._payloads, self._files, self._observer = fleet, payloads, files, observer
+        self._fleet, self._payloads, self._files = fleet, payloads, files
+        self._ghosts, self._observer = ghosts, observer
         self._client_id, self._now = client_id, now
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._look_again_s = look_again_s
@@ -111,6 +114,7 @@ class Sender:
             except UpstreamError as exc:
                 if self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
                     log.warning("prompt %s: %s has been silent for too long: %s", live.prompt_id, backend.id, exc)
+                    self._ghosts.leave(live, backend.id)
                     return False
             else:
                 looks += 1

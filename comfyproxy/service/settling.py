@@ -28,7 +28,6 @@ class Settler:
 
     Args:
         wall_clock: seconds since the epoch.
-        on_settled: called after a job has left the board.
     """
 
     def __init__(
@@ -48,6 +47,7 @@ class Settler:
         self._streams, self._observer, self._spawn = streams, observer, spawn
         self._wall_clock = wall_clock
         self._heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
+        self.on_lost: Callable[[LiveJob, str], None] = lambda live, why: None
         self.on_settled: Callable[[], None] = lambda: None
 
     def begin(self, live: LiveJob, *, entry: bytes | None = None) -> None:
@@ -74,10 +74,11 @@ class Settler:
             try:
                 raw = await self._fetch(live, backend)
             except UpstreamError as exc:
-                await self._fail(live, f"Backend {backend.id} died before its result was fetched: {exc}", "BackendLost")
+                # Silent, it has the result, and nothing that still runs.
+                self.on_lost(live, f"Backend {backend.id} died before its result was fetched: {exc}")
                 return
         if raw is None:
-            await self._fail(live, f"Backend {live.job.backend} has no history of this prompt", "HistoryLost")
+            self.on_lost(live, f"Backend {live.job.backend} has forgotten the result: it was restarted or cleared")
             return
         payload = await self._payload(live)
         prefix = str(backend.id) if backend is not None and self._fleet.prefixes else None

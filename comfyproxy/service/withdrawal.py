@@ -33,9 +33,11 @@ class Whereabouts:
 
     fate: Fate
     entry: bytes | None = None
+    is_certain: bool = True  # else nobody answers there, and it may come to light later
 
 
 GONE = Whereabouts(Fate.GONE)
+GIVEN_UP = Whereabouts(Fate.GONE, is_certain=False)
 STARTED = Whereabouts(Fate.STARTED)
 
 
@@ -91,7 +93,7 @@ class Withdrawals:
                 self._fleet.note_failure(backend, exc)
                 if self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
                     log.warning("%s is silent: %d prompts to take back are given up there", backend.id, len(prompt_ids))
-                    return dict.fromkeys(prompt_ids, GONE)
+                    return dict.fromkeys(prompt_ids, GIVEN_UP)
             await asyncio.sleep(self._retry_s)
 
     async def _ask(self, backend: Backend, prompt_ids: list[str]) -> dict[str, Whereabouts]:

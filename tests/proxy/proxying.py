@@ -11,7 +11,7 @@ from typing import Any, Self
 from simulator_support import Client
 
 from comfyproxy import app
-from comfyproxy.settings import HealthCheck, Nodes, NodeSettings, ServerSettings, Settings, StoreSettings
+from comfyproxy.settings import HealthCheck, LoadBalancing, Nodes, NodeSettings, ServerSettings, Settings, StoreSettings
 from comfyproxy.simulator import SimulatedBackend
 
 # Nothing may depend on a probe coming by soon, except what is about probes.
@@ -92,6 +92,7 @@ async def running_proxy(
     *,
     max_concurrent: int = 2,
     health_check: HealthCheck = PATIENT,
+    load_balancing: LoadBalancing = LoadBalancing(),  # noqa: B008  (frozen)
     wait_ready: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
@@ -105,7 +106,7 @@ async def running_proxy(
     nodes = tuple(NodeSettings(node_id=name, url=url, max_concurrent=max_concurrent) for name, url in urls.items())
     whole = replace(
         Settings(
-            nodes=Nodes(static_nodes=nodes, health_check=health_check),
+            nodes=Nodes(static_nodes=nodes, health_check=health_check, load_balancing=load_balancing),
             server=ServerSettings(port=0, shutdown_timeout=5.0),
             store=StoreSettings(data_dir=data_dir, synchronous="normal"),
         ),

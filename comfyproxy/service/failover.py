@@ -1,0 +1,80 @@
+"""What becomes of a job whose backend is lost to it: it runs again elsewhere, until it has been tried often enough."""
+
+import logging
+
+from comfyproxy.core.jobs import JobState
+from comfyproxy.service.board import Board
+from comfyproxy.service.dispatcher import Dispatcher
+from comfyproxy.service.ghosts import Ghosts
+from comfyproxy.service.live import LiveJob
+from comfyproxy.service.ports import Observer, Spawn
+from comfyproxy.service.settling import Settler
+
+log = logging.getLogger(__name__)
+
+
+class Failover:
+    """Gives lost jobs another backend, or an end.
+
+    Args:
+        is_enabled: whether a job is run again at all.
+        max_retries: runs besides the first; a job that kills whatever runs it must stop some time.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        dispatcher: Dispatcher,
+        settler: Settler,
+        ghosts: Ghosts,
+        observer: Observer,
+        spawn: Spawn,
+        *,
+        is_enabled: bool,
+        max_retries: int,
+    ) -> None:
+        self._board, self._dispatcher, self._settler = board, dispatcher, settler
+        self._ghosts, self._observer, self._spawn = ghosts, observer, spawn
+        self._is_enabled, self._max_retries = is_enabled, max_retries
+
+    def lose(self, live: LiveJob, why: str, *, may_run_on: bool = False) -> None:
+        """Take a job from a backend that is dead, has forgotten it, or hangs.
+
+        Args:
+            may_run_on: the backend may still have it, and must be rid of it before it can have it again.
+
+        The store still says that the backend has it: a restart of the proxy comes to the same conclusion, or finds the
+        job running there after all.
+        """
+        backend = live.job.backend
+        if live.moving is not None:
+            self._spawn(self._lose_later(live, why, may_run_on), name=f"loss of {live.prompt_id}")
+            return
+        if live.job.state not in (JobState.DISPATCHING, JobState.ACCEPTED):
+            return
+        live.is_settling = False
+        live.losses.append(why)
+        if backend is not None and may_run_on:
+            self._ghosts.leave(live, backend)
+        if not self._is_enabled or live.job.attempts > self._max_retries:
+            self._spawn(self._give_up(live), name=f"loss of {live.prompt_id}")
+            return
+        log.warning("prompt %s runs again elsewhere (attempt %d): %s", live.prompt_id, live.job.attempts + 1, why)
+        if backend is not None:
+            self._observer.failed_over(backend)
+        self._board.move(live, JobState.QUEUED)
+        self._board.queue(live)
+        self._dispatcher.wake()
+
+    async def _lose_later(self, live: LiveJob, why: str, may_run_on: bool) -> None:
+        async with live.transition():
+            pass
+        self.lose(live, why, may_run_on=may_run_on)
+
+    async def _give_up(self, live: LiveJob) -> None:
+        if len(live.losses) == 1:
+            message = live.losses[0]
+        else:
+            attempts = "; ".join(f"{number}. {why}" for number, why in enumerate(live.losses, start=1))
+            message = f"Given up after {live.job.attempts} attempts: {attempts}"
+        await self._settler.fail(live, message, "BackendLost")
