@@ -31,7 +31,7 @@ class Envelope:
     secrets: Mapping[str, bytes]  # raw JSON by key; lives in memory only
     client_id: str | None
     prompt_id: str | None  # the client's own; None asks for a new one
-    number: float | None  # as the client set it, the sign of `front` not yet applied
+    number: float | None  # as the client set it; `front` then says nothing
     front: bool
     workflow_id: str | None
     fingerprint: str
@@ -98,14 +98,17 @@ def build(
 
 def queue_number(envelope: Envelope, next_number: int) -> float:
     """Return the job's place in the queue as ComfyUI computes it: smaller runs first."""
-    number = float(next_number) if envelope.number is None else envelope.number
-    return -number if envelope.front else number
+    if envelope.number is not None:
+        return envelope.number
+    return float(-next_number if envelope.front else next_number)
 
 
 def execution_targets(payload: Payload) -> tuple[str, ...] | None:
     """Return the request's `partial_execution_targets`; None where it asks for all outputs."""
-    raw = _split(payload.rest).get("partial_execution_targets")
-    value = _decode(raw) if raw is not None else None
+    try:
+        value = json.loads(_split(payload.rest).get("partial_execution_targets", b"null"))
+    except (ValueError, RecursionError):
+        return None  # nested to the limit of what could be read at all: no list of ids
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else None
 
 
@@ -138,7 +141,11 @@ def _object(members: Mapping[str, bytes]) -> bytes:
 
 
 def _decode(raw: bytes) -> Any:
-    return json.loads(raw)
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        # Where a value is cut out unread, nobody has looked whether its text is UTF-8.
+        raise BadRequest("invalid_json", "The request body is not JSON", details=str(exc)) from None
 
 
 def _text(raw: bytes | None) -> str | None:
@@ -153,8 +160,9 @@ def _number(raw: bytes | None) -> float | None:
         return None
     try:
         return float(_decode(raw))
-    except (TypeError, ValueError):
-        raise BadRequest("invalid_number", "`number` must be a number", details=raw.decode()[:100]) from None
+    except (TypeError, ValueError, OverflowError):
+        details = raw.decode(errors="replace")[:100]
+        raise BadRequest("invalid_number", "`number` must be a number", details=details) from None
 
 
 def _extra_data(raw: bytes | None) -> dict[str, bytes]:
@@ -187,7 +195,7 @@ class _PngInfo(msgspec.Struct):
 def _fingerprint(payload: Payload, client_id: str | None) -> str:
     """Digest what is asked for; a client's retry has the same, whatever the white space between the keys."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (payload.graph, payload.extra_data, payload.rest, (client_id or "").encode()):
+    for part in (payload.graph, payload.extra_data, payload.rest, (client_id or "").encode(errors="surrogatepass")):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()
