@@ -21,6 +21,8 @@ HOP_BY_HOP = frozenset(
 
 def end_to_end(headers: CIMultiDictProxy[str] | Mapping[str, str]) -> CIMultiDict[str]:
     """Return the headers to pass on: duplicates and their order are kept."""
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    # A list may be spread over several lines of the same name.
+    connection = ",".join(value for name, value in headers.items() if name.lower() == "connection")
+    named = {name.strip().lower() for name in connection.split(",")}
     dropped = HOP_BY_HOP | named
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
