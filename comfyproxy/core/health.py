@@ -22,5 +22,5 @@ def observe(health: Health, ok: bool, *, rise: int, fall: int) -> Health:
 
 
 def eject(health: Health) -> Health:
-    """Take out at once: the server is proven dead (nothing listens where it was)."""
-    return Health(healthy=False, streak=0 if health.healthy else health.streak)
+    """Take out at once: the server is proven dead (nothing listens where it was), so passes begin anew."""
+    return replace(health, healthy=False, streak=0)
