@@ -65,7 +65,7 @@ def split_metadata(frame: bytes) -> tuple[dict[str, Any], bytes]:
         raise BadFrame(f"metadata of {length} bytes in a frame of {len(frame)}")
     try:
         metadata = msgspec.json.decode(frame[8 : 8 + length], type=dict[str, Any])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise BadFrame(f"metadata is not a JSON object: {exc}") from exc
     return metadata, frame[8 + length :]
 

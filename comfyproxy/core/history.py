@@ -41,8 +41,15 @@ def build_entry(raw: bytes, *, job: Job, payload: Payload, client_graph: bool, b
             backend's is kept: ComfyUI converts inputs in place, and history shows them converted.
         backend_prefix: goes in front of the outputs' subfolders; None where outputs keep their names.
 
-    Raises ValueError if `raw` is not an entry.
+    Raises ValueError if `raw` is not an entry, or nested too deeply to be changed.
     """
+    try:
+        return _build_entry(raw, job, payload, client_graph, backend_prefix)
+    except RecursionError as exc:
+        raise ValueError("the entry is nested too deeply") from exc
+
+
+def _build_entry(raw: bytes, job: Job, payload: Payload, client_graph: bool, backend_prefix: str | None) -> bytes:
     entry = rawjson.members(raw)
     prompt = rawjson.items(entry.get("prompt", b"null"))
     if len(prompt) < 5:

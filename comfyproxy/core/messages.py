@@ -64,12 +64,12 @@ def parse(raw: str) -> Message | None:
         outer = _outer.decode(raw)
         data = bytes(outer.data)
         event = outer.type
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         # Python's json writes NaN, which is not JSON; a node's output may hold one.
         try:
             value = json.loads(raw)
             event, data = str(value["type"]), json.dumps(value.get("data")).encode()
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
     prompt_id, node = _whose(data)
     is_final = event == "executing" and node is None and prompt_id is not None
@@ -88,8 +88,12 @@ def executed_node(message: Message) -> str | None:
     """Return the node that an `executed` tells the outputs of."""
     try:
         return _executed.decode(message.data).node
-    except msgspec.MsgspecError:
+    except msgspec.ValidationError:
         return None
+    except msgspec.DecodeError:
+        data = json.loads(message.data)  # NaN
+        node = data.get("node") if isinstance(data, dict) else None
+        return node if isinstance(node, str) else None
 
 
 def final(prompt_id: str) -> str:
@@ -113,9 +117,18 @@ def encode(event: str, data: Any) -> str:
 def rewrite(message: Message, *, prompt_id: str | None = None, output: Callable[[Any], Any] | None = None) -> str:
     """Return the message with another prompt id, or another `output`, or both.
 
-    `progress_state` names the prompt in each of its nodes, too.
+    `progress_state` names the prompt in each of its nodes, too. What is nested too deeply to be read goes as it came.
     """
+    try:
+        return _rewritten(message, prompt_id, output)
+    except RecursionError:
+        return message.raw
+
+
+def _rewritten(message: Message, prompt_id: str | None, output: Callable[[Any], Any] | None) -> str:
     data = json.loads(message.data)
+    if not isinstance(data, dict):
+        return message.raw  # a custom node's own: it names no prompt and has no output
     if prompt_id is not None:
         data["prompt_id"] = prompt_id
         nodes = data.get("nodes")
@@ -131,11 +144,11 @@ def rewrite(message: Message, *, prompt_id: str | None = None, output: Callable[
 def _whose(data: bytes) -> tuple[str | None, str | msgspec.UnsetType | None]:
     try:
         inner = _inner.decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         # `node` may be anything in a custom node's message, and the whole may be a list.
         try:
             value = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None, msgspec.UNSET
         prompt_id = value.get("prompt_id") if isinstance(value, dict) else None
         return (prompt_id if isinstance(prompt_id, str) else None), msgspec.UNSET

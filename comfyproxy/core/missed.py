@@ -60,5 +60,5 @@ def _outcome(entry: dict[str, bytes]) -> list[str]:
     return [
         messages.encode(message[0], message[1])
         for message in (found if isinstance(found, list) else [])
-        if isinstance(message, list) and len(message) == 2 and message[0] in OUTCOMES
+        if isinstance(message, list) and len(message) == 2 and isinstance(message[0], str) and message[0] in OUTCOMES
     ]

@@ -18,14 +18,14 @@ _any_decoder = msgspec.json.Decoder()
 def members(raw: bytes) -> dict[str, bytes]:
     """Return the raw values of an object by key, in order; empty where it is JSON of another kind.
 
-    Raises ValueError if it is no JSON.
+    Raises ValueError if it is no JSON, or nested too deeply to be read.
     """
     try:
         return {key: bytes(value) for key, value in _object_decoder.decode(raw).items()}
     except msgspec.ValidationError:
         return {}
-    except msgspec.DecodeError:
-        value = json.loads(raw)
+    except (msgspec.DecodeError, RecursionError):
+        value = _loads(raw)
         return {key: encode(item) for key, item in value.items()} if isinstance(value, dict) else {}
 
 
@@ -35,8 +35,8 @@ def items(raw: bytes) -> list[bytes]:
         return [bytes(value) for value in _array_decoder.decode(raw)]
     except msgspec.ValidationError:
         return []
-    except msgspec.DecodeError:
-        value = json.loads(raw)
+    except (msgspec.DecodeError, RecursionError):
+        value = _loads(raw)
         return [encode(item) for item in value] if isinstance(value, list) else []
 
 
@@ -44,8 +44,8 @@ def decode(raw: bytes) -> Any:
     """Decode a value. Raises ValueError if it is no JSON."""
     try:
         return _any_decoder.decode(raw)
-    except msgspec.DecodeError:
-        return json.loads(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return _loads(raw)
 
 
 def encode(value: Any) -> bytes:
@@ -66,3 +66,10 @@ def obj(values: Mapping[str, bytes]) -> bytes:
 def array(values: Iterable[bytes]) -> bytes:
     """Join raw values to an array."""
     return b"[" + b", ".join(values) + b"]"
+
+
+def _loads(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
