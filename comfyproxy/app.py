@@ -80,6 +80,7 @@ def build_application(parts: Parts) -> web.Application:
     )
     app[keys.FLEET], app[keys.FILES], app[keys.QUERIES] = parts.fleet, parts.files, parts.queries
     app[keys.STORE], app[keys.CONTROL], app[keys.BOARD] = parts.store, parts.control, parts.board
+    app[keys.DRAINS] = parts.drains
     app[keys.MIRROR], app[keys.LOGS] = parts.mirror, parts.logs
     app[keys.SUBMISSIONS], app[keys.METRICS] = parts.submissions, parts.metrics
     app[keys.MAX_BODY_BYTES] = round(settings.server.max_body_mb * MEGABYTE)
@@ -113,6 +114,7 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
 
 async def _start(parts: Parts, tasks: Tasks, runner: web.AppRunner, on_listening: Callable[[str], None]) -> None:
     await parts.files.open()
+    await parts.drains.restore()
     await recover(parts.board, parts.store, parts.fleet, parts.dispatcher, parts.reconciler)
     tasks.loop(parts.dispatcher.run(), name="dispatcher")
     tasks.loop(parts.prober.run(), name="prober")

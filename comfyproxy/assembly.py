@@ -18,6 +18,7 @@ from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.board import Board
 from comfyproxy.service.control import Control
 from comfyproxy.service.dispatcher import Dispatcher
+from comfyproxy.service.drain import Drains
 from comfyproxy.service.failover import Failover
 from comfyproxy.service.features import ServerFeatures
 from comfyproxy.service.files import Files
@@ -68,6 +69,7 @@ class Parts:
     control: Control
     reconciler: Reconciler
     prober: Prober
+    drains: Drains
     mirror: Mirror
     logs: LogSubscriptions
     features: ServerFeatures
@@ -194,6 +196,7 @@ def assemble(
         ),
         reconciler=reconciler,
         prober=prober,
+        drains=Drains(fleet, board, store, dispatcher),
         mirror=mirror,
         logs=logs,
         features=ServerFeatures(fleet),

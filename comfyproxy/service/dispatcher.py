@@ -127,7 +127,7 @@ class Dispatcher:
         self.on_accepted(backend, live)
         await self._write(live)
         if live.is_visitor:
-            self._spawn(self._withdraw(live, backend), name=f"withdrawal of {live.prompt_id}")
+            self.recall(live, backend)
 
     async def _outputs(self, live: LiveJob, backend: Backend, verdict: Verdict) -> tuple[str, ...]:
         """Return the output nodes that will run, as the queue shows them."""
@@ -144,13 +144,17 @@ class Dispatcher:
             node_errors=verdict.node_errors,
         )
 
-    async def _withdraw(self, live: LiveJob, backend: Backend) -> None:
-        """Take a judged job back from its backend, to wait here; if it has started there, that is its dispatch."""
+    def recall(self, live: LiveJob, backend: Backend) -> None:
+        """Take a job that waits on a backend back from it, to wait here."""
+        self._spawn(self._recall(live, backend), name=f"recall of {live.prompt_id}")
+
+    async def _recall(self, live: LiveJob, backend: Backend) -> None:
+        """Take a job back; if it has started there, it stays, and a visit was its dispatch."""
         async with live.transition():
-            if not _is_visiting(live):
+            if not _is_pending_on(live, backend):
                 return
             whereabouts = await self._withdrawals.take_back(backend, live.job.id_on_backend)
-            if live.is_settling or not _is_visiting(live):
+            if not _is_pending_on(live, backend):
                 return
             is_gone = whereabouts.fate is Fate.GONE
             if is_gone:
@@ -206,5 +210,10 @@ def _is_on_its_way(live: LiveJob) -> bool:
     return live.job.state is JobState.DISPATCHING
 
 
-def _is_visiting(live: LiveJob) -> bool:
-    return live.is_visitor and live.job.state is JobState.ACCEPTED
+def _is_pending_on(live: LiveJob, backend: Backend) -> bool:
+    return (
+        live.job.state is JobState.ACCEPTED
+        and live.job.backend == backend.id
+        and not live.is_running
+        and not live.is_settling
+    )

@@ -4,7 +4,20 @@ import jinja2
 from aiohttp import web
 
 from comfyproxy.metrics import Metrics
-from comfyproxy.web import control, direct, history, jobs, logs, metrics, middleware, prompt, queue, status, user_state
+from comfyproxy.web import (
+    admin,
+    control,
+    direct,
+    history,
+    jobs,
+    logs,
+    metrics,
+    middleware,
+    prompt,
+    queue,
+    status,
+    user_state,
+)
 from comfyproxy.web.passthrough import home_handler
 from comfyproxy.web.twins import both
 from comfyproxy.web.uploads import upload_image, upload_mask
@@ -24,6 +37,7 @@ ROUTES = [
     *user_state.routes,
     *logs.routes,
     *direct.routes,
+    *admin.routes,
     *status.routes,
     *metrics.routes,
     web.route("*", "/{path:.*}", home_handler),

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from comfyproxy.core.ports import JobStore
 from comfyproxy.metrics import Metrics
+from comfyproxy.service.drain import Drains
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.logs import LogSubscriptions
@@ -18,6 +19,7 @@ FILES = web.AppKey("files", Files)
 QUERIES = web.AppKey("queries", Queries)
 STORE: web.AppKey[JobStore] = web.AppKey("store")
 CONTROL: web.AppKey[Control] = web.AppKey("control")
+DRAINS = web.AppKey("drains", Drains)
 MIRROR = web.AppKey("mirror", Mirror)
 LOGS = web.AppKey("logs", LogSubscriptions)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions")

@@ -126,7 +126,9 @@ async def test_a_poisonous_prompt_stops_after_its_retries_and_names_the_attempts
         await proxy.ended(await proxy.submit(text(), "me"))
 
 
-async def test_a_result_that_was_not_fetched_before_the_backend_died_is_made_again(tmp_path: Path) -> None:
+async def test_a_result_that_was_not_fetched_before_the_backend_died_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path, health_check=EAGER) as proxy:
         socket, prompt_id, name = await _running(proxy, fleet, sampling(steps=4, seconds=2))
         backend = fleet[name]
@@ -139,7 +141,7 @@ async def test_a_result_that_was_not_fetched_before_the_backend_died_is_made_aga
                 raise ConnectionResetError
             return fetch(wanted)
 
-        backend.process.history.entry = die  # type: ignore[method-assign]
+        monkeypatch.setattr(backend.process.history, "entry", die)
         await asked.wait()
         await backend.kill()
         await socket.until_done(prompt_id)

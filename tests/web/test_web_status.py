@@ -70,6 +70,9 @@ class FakeBoard:
     def waiting_count(self) -> int:
         return sum(job.backend is None for job in self.jobs)
 
+    def job(self, prompt_id: str) -> Job | None:
+        return next((job for job in self.jobs if job.prompt_id == prompt_id), None)
+
     def unfinished(self) -> Iterable[Job]:
         return self.jobs
 

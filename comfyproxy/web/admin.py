@@ -1,0 +1,92 @@
+"""/comfyproxy/v1/...: what operators and their scripts ask and tell the proxy itself, in JSON."""
+
+from typing import Any
+
+from aiohttp import web
+
+from comfyproxy.core.jobs import Job
+from comfyproxy.service.fleet import Backend
+from comfyproxy.web.direct import UnknownBackend
+from comfyproxy.web.keys import BOARD, DRAINS, FLEET, STORE
+
+PREFIX = "/comfyproxy/v1"
+
+
+async def get_backends(request: web.Request) -> web.Response:
+    """GET /comfyproxy/v1/backends: every backend with its state and load."""
+    return web.json_response({"backends": [_backend(backend) for backend in request.app[FLEET]]})
+
+
+async def get_backend(request: web.Request) -> web.Response:
+    """GET /comfyproxy/v1/backends/{name}."""
+    return web.json_response(_backend(_named(request)))
+
+
+async def drain(request: web.Request) -> web.Response:
+    """POST /comfyproxy/v1/backends/{name}/drain: `state` says `drained` once nothing runs there any more."""
+    backend = _named(request)
+    await request.app[DRAINS].drain(backend)
+    return web.json_response(_backend(backend))
+
+
+async def undrain(request: web.Request) -> web.Response:
+    """POST /comfyproxy/v1/backends/{name}/undrain."""
+    backend = _named(request)
+    await request.app[DRAINS].undrain(backend)
+    return web.json_response(_backend(backend))
+
+
+async def get_job(request: web.Request) -> web.Response:
+    """GET /comfyproxy/v1/jobs/{prompt_id}: where a job is, and why; 404 if it was never here or is forgotten."""
+    prompt_id = request.match_info["prompt_id"]
+    board = request.app[BOARD]
+    job = board.job(prompt_id) or await request.app[STORE].get(prompt_id)
+    if job is None:
+        return web.json_response({"error": f"no such job: {prompt_id}"}, status=404)
+    return web.json_response(_job(job, is_running=board.is_running(prompt_id)))
+
+
+def _named(request: web.Request) -> Backend:
+    name = request.match_info["name"]
+    backend = request.app[FLEET].get(name)
+    if backend is None:
+        raise UnknownBackend("unknown_backend", f"There is no backend called {name!r}")
+    return backend
+
+
+def _backend(backend: Backend) -> dict[str, Any]:
+    return {
+        "name": backend.id,
+        "url": backend.settings.url,
+        "state": backend.state,
+        "in_flight": len(backend.in_flight),
+        "max_concurrent": backend.settings.max_concurrent,
+        "queue_remaining": backend.queue_remaining,
+        "link_connected": backend.link is not None and backend.link.connected,
+        "version": backend.version,
+        "last_error": backend.last_error,
+    }
+
+
+def _job(job: Job, *, is_running: bool) -> dict[str, Any]:
+    return {
+        "prompt_id": job.prompt_id,
+        "state": "running" if is_running else str(job.state),
+        "number": job.number,
+        "client_id": job.client_id,
+        "backend": job.backend,
+        "attempts": job.attempts,
+        "created_s": job.created_s,
+        "started_s": job.started_s,
+        "finished_s": job.finished_s,
+        "error": job.error,
+    }
+
+
+routes = [
+    web.get(f"{PREFIX}/backends", get_backends),
+    web.get(f"{PREFIX}/backends/{{name}}", get_backend),
+    web.post(f"{PREFIX}/backends/{{name}}/drain", drain),
+    web.post(f"{PREFIX}/backends/{{name}}/undrain", undrain),
+    web.get(f"{PREFIX}/jobs/{{prompt_id}}", get_job),
+]
