@@ -141,6 +141,10 @@ class SimulatedBackend:
         """Send a websocket event of any name, as custom nodes do: to one client, or to all."""
         self.process.sockets.send(event, data, client_id)
 
+    def hurry(self, speed: float) -> None:
+        """Go on at another speed, until it is killed."""
+        self.process.world.pace.speed = speed
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen and work. Raises OSError if the port is taken, ControlPortError if the control port is."""
         if self._runner is not None:

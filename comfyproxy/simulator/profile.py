@@ -1,10 +1,11 @@
 """Where the imitated versions of ComfyUI differ, in one place.
 
-Source: ComfyUI 0.3.64 and 0.25.0, `server.py`, `execution.py`, `folder_paths.py`, and the conformance recordings.
+Source: ComfyUI 0.3.64 and 0.25.0, `server.py`, `execution.py`, `folder_paths.py`, and the conformance recordings. Of
+0.26.0 there is no recording: it is 0.25.0 with the routes that web pages of its time cancel jobs by.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
@@ -42,6 +43,7 @@ class Profile:
     templates_version: str
     docs_version: str
     has_jobs_api: bool
+    has_cancel_routes: bool  # POST /api/jobs/{id}/cancel and /api/jobs/cancel
     has_assets_api: bool
     has_subgraphs: bool
     demands_uuid: bool  # a prompt_id that is no canonical UUID is refused
@@ -87,6 +89,7 @@ _PROFILES = {
         templates_version="0.1.95",
         docs_version="0.2.6",
         has_jobs_api=False,
+        has_cancel_routes=False,
         has_assets_api=False,
         has_subgraphs=False,
         demands_uuid=False,
@@ -117,6 +120,7 @@ _PROFILES = {
         templates_version="0.10.0",
         docs_version="0.5.4",
         has_jobs_api=True,
+        has_cancel_routes=False,
         has_assets_api=True,
         has_subgraphs=True,
         demands_uuid=True,
@@ -135,6 +139,8 @@ _PROFILES = {
         describes_more=True,
     ),
 }
+
+_PROFILES["0.26.0"] = replace(_PROFILES["0.25.0"], version="0.26.0", has_cancel_routes=True)
 
 VERSIONS = tuple(_PROFILES)
 

@@ -12,6 +12,8 @@ from aiohttp import web
 from .process import Process
 
 _UUID = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+# What the page shows of the workflow templates, a package of its own that a simulated server lacks.
+_TEMPLATE_LISTS = {"index.json": b"[]", "index_logo.json": b"{}", "fuse_options.json": b"{}"}
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
 <body><h1>{title}</h1>
@@ -51,6 +53,7 @@ class PageRoutes:
             web.patch("/internal/logs/subscribe", self.subscribe),
             web.get("/internal/folder_paths", self.folder_paths),
             web.get("/internal/files/{directory_type}", self.files),
+            *(web.get(f"/templates/{name}", self.no_templates) for name in _TEMPLATE_LISTS),
         ]
         if self._process.profile.has_assets_api:
             asset = f"/api/assets/{{id:{_UUID}}}"
@@ -80,6 +83,9 @@ class PageRoutes:
             "Expires": "0",
         }
         return web.FileResponse(self._web_root / "index.html", headers=headers)
+
+    async def no_templates(self, request: web.Request) -> web.Response:
+        return web.Response(body=_TEMPLATE_LISTS[request.path.rpartition("/")[2]], content_type="application/json")
 
     async def extensions(self, request: web.Request) -> web.Response:
         found = (self._web_root / "extensions").rglob("*.js")

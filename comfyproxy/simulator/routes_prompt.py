@@ -1,6 +1,6 @@
 """Routes of prompts: submit, queue, history, interrupt, jobs, and the websocket.
 
-Source: ComfyUI 0.25.0 and 0.3.64, `server.py`.
+Source: ComfyUI 0.25.0 and 0.3.64, `server.py`; the ways to cancel a job are those of 0.26.
 """
 
 import json
@@ -40,7 +40,13 @@ class PromptRoutes:
         """Return the routes that exist under /api only, with their whole path."""
         if not self._process.profile.has_jobs_api:
             return []
-        return [web.get("/api/jobs", self.get_jobs), web.get("/api/jobs/{job_id}", self.get_job)]
+        routes = [web.get("/api/jobs", self.get_jobs), web.get("/api/jobs/{job_id}", self.get_job)]
+        if self._process.profile.has_cancel_routes:
+            routes += [
+                web.post("/api/jobs/cancel", self.cancel_jobs),
+                web.post("/api/jobs/{job_id}/cancel", self.cancel_job),
+            ]
+        return routes
 
     async def websocket(self, request: web.Request) -> web.WebSocketResponse:
         return await self._process.sockets.serve(request, self._process.greeting, self._process.features)
@@ -209,6 +215,23 @@ class PromptRoutes:
                 if item[1] == job_id:
                     return web.json_response(queue_job(item, status))
         return web.json_response({"error": "Job not found"}, status=404)
+
+    async def cancel_job(self, request: web.Request) -> web.Response:
+        return web.json_response({"cancelled": self._cancel(request.match_info["job_id"])})
+
+    async def cancel_jobs(self, request: web.Request) -> web.Response:
+        job_ids = (await request.json())["job_ids"]
+        cancelled = [self._cancel(job_id) for job_id in job_ids]
+        return web.json_response({"cancelled": any(cancelled)})
+
+    def _cancel(self, job_id: str) -> bool:
+        """Take a prompt out of the queue, or interrupt it if it runs; tell whether it did either."""
+        if self._process.queue.delete(job_id):
+            return True
+        if any(item[1] == job_id for item in self._process.queue.running()):
+            self._process.executor.interrupt()
+            return True
+        return False
 
 
 def _shown(items: list[Item]) -> list[tuple[Any, ...]]:

@@ -15,18 +15,19 @@ class Pace:
     """Spends nominal time: divided by the speed, and standing still while the server is frozen.
 
     Attributes:
+        speed: how many times faster than nominal; what is being spent right now keeps its speed.
         spent_s: the time spent, in seconds of the simulated machine. It is what nodes take for the clock, so that
             what they do does not depend on how busy this machine is.
     """
 
     def __init__(self, speed: float, faults: Faults) -> None:
-        self._speed, self._faults = speed, faults
+        self.speed, self._faults = speed, faults
         self.spent_s = 0.0
 
     async def spend(self, seconds: float) -> None:
         """Let at least `seconds` of nominal time pass; like `time.sleep`, it never ends too early."""
-        self.spent_s += seconds / self._speed
-        end = time.perf_counter() + seconds / self._speed
+        self.spent_s += seconds / self.speed
+        end = time.perf_counter() + seconds / self.speed
         await asyncio.sleep(0)
         while (left := end - time.perf_counter()) > 0:  # noqa: ASYNC110  (the clock sets no event)
             await asyncio.sleep(left)

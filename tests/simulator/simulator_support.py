@@ -10,8 +10,6 @@ from typing import Any, Protocol, Self
 import aiohttp
 from PIL import Image
 
-from comfyproxy.simulator import SimulatedBackend
-
 Frame = dict[str, Any]
 
 

@@ -160,6 +160,15 @@ async def test_fast_steps_are_left_out_by_new_versions_only() -> None:
             assert [progress["value"] for progress in socket.data("progress")] == told
 
 
+async def test_a_slow_prompt_can_be_hurried_while_it_runs() -> None:
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        socket = await client.socket("a")
+        prompt_id = await client.submit(sampling(steps=3000, seconds=300), "a")
+        await socket.until_event("progress")
+        backend.hurry(1_000_000)
+        await socket.until_done(prompt_id)
+
+
 async def test_a_failing_node_is_told_with_its_inputs_as_python_prints_them() -> None:
     async with SimulatedBackend() as backend, Client(backend) as client:
         entry = await client.run(sampling(fail_at=1))

@@ -138,7 +138,7 @@ async def test_a_killed_server_resets_every_connection_and_refuses_new_ones() ->
         await socket.until_event("progress")
         backend.faults.delay_s = 60
         request = asyncio.create_task(client.get("/prompt"))
-        while backend.requests[-1] != ("GET", "/prompt"):  # noqa: ASYNC110  (another task's doing)
+        while backend.requests[-1] != ("GET", "/prompt"):
             await asyncio.sleep(0)
         await backend.kill()
         assert await socket.ended() is not aiohttp.WSMsgType.CLOSE
@@ -211,7 +211,7 @@ async def test_the_link_goes_deaf_when_the_predecessor_of_a_reconnected_socket_e
         await second.until_event("one")
         assert not first.data("one")
         await first.close()
-        while "a" in backend.process.sockets:  # noqa: ASYNC110  (the server's doing)
+        while "a" in backend.process.sockets:
             await asyncio.sleep(0)
         backend.process.sockets.send("two", {}, "a")
         prompt_id = await client.submit(text(), "a")

@@ -45,6 +45,14 @@ async def test_new_routes_exist_in_the_new_version_only() -> None:
         assert [(await client.call("GET", path))[0] for path in (*new, "/api/assets")] == [404] * 5
 
 
+async def test_there_are_no_workflow_templates_and_the_page_may_ask_for_them() -> None:
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        assert await client.get("/templates/index.json") == []
+        assert await client.get("/templates/index_logo.json") == {}
+        assert await client.get("/templates/fuse_options.json") == {}
+        assert (await client.call("GET", "/templates/default.json"))[0] == 404
+
+
 async def test_the_system_tells_which_version_it_is() -> None:
     for version, os_name in (("0.25.0", "linux"), ("0.3.64", "posix")):
         async with SimulatedBackend(version=version, name="RTX") as backend, Client(backend) as client:

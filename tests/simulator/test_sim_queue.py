@@ -99,6 +99,23 @@ async def test_secrets_show_in_the_queue_of_old_versions_and_in_no_history(versi
         assert not secrets.keys() & history[prompt_id]["prompt"][3].keys()
 
 
+async def test_newer_versions_cancel_what_waits_and_what_runs_by_one_route() -> None:
+    async with SimulatedBackend(version="0.26.0") as backend, Client(backend) as client:
+        running = await busy(client)
+        first, second, third = [await client.submit(text(words)) for words in "abc"]
+        assert await client.post(f"/api/jobs/{first}/cancel") == (200, {"cancelled": True})
+        assert await client.post(f"/api/jobs/{first}/cancel") == (200, {"cancelled": False})
+        assert await client.post("/api/jobs/cancel", {"job_ids": [first, second]}) == (200, {"cancelled": True})
+        queue = await client.get("/queue")
+        assert [entry[1] for entry in queue["queue_pending"]] == [third]
+        socket = await client.socket("busy")
+        assert await client.post(f"/api/jobs/{running}/cancel") == (200, {"cancelled": True})
+        await socket.until_event("execution_interrupted")
+    async with SimulatedBackend() as backend, Client(backend) as client:
+        for path in (f"/api/jobs/{first}/cancel", "/api/jobs/cancel"):
+            assert (await client.post(path, {"job_ids": []}))[0] == 405
+
+
 async def test_waiting_prompts_can_be_deleted_and_running_ones_cannot() -> None:
     async with SimulatedBackend() as backend, Client(backend) as client:
         running = await busy(client)
