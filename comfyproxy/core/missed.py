@@ -17,17 +17,20 @@ def ending(job: Job, entry: bytes, *, heard: Sequence[str], executed: Collection
 
     Args:
         entry: the history entry as clients see it.
-        heard: those of its last messages that came from the backend; the last of all is among them if all came.
+        heard: those of its last messages that came from the backend; the outcome and the last are among them if all
+            came.
         executed: the nodes of which the client has been told.
     """
-    final = messages.final(job.prompt_id)
-    if heard and (last := messages.parse(heard[-1])) is not None and last.is_final:
+    parsed = [messages.parse(text) for text in heard]
+    has_final = bool(parsed) and parsed[-1] is not None and parsed[-1].is_final
+    has_outcome = any(message is not None and message.event in OUTCOMES for message in parsed)
+    if has_final and has_outcome:
         return list(heard)
     whole = rawjson.members(entry)
-    told = [*_outputs(job, whole, executed), *heard]
-    if not any((message := messages.parse(text)) is not None and message.event in OUTCOMES for text in heard):
+    told = [*_outputs(job, whole, executed), *(heard[:-1] if has_final else heard)]
+    if not has_outcome:
         told += _outcome(whole)
-    return [*told, final]
+    return [*told, messages.final(job.prompt_id)]
 
 
 def _outputs(job: Job, entry: dict[str, bytes], executed: Collection[str]) -> list[str]:
