@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from service_support import make_fleet, make_job
 
-from comfyproxy.core.jobs import BackendId, InvalidTransition, Job, JobState
+from comfyproxy.core.jobs import BackendId, InvalidTransition, JobState
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend
 from comfyproxy.service.live import LiveJob
@@ -258,9 +258,3 @@ def test_what_leaves_the_board_leaves_the_cache_of_payloads(board: Board, monkey
     monkeypatch.setattr(board.payloads, "forget", forgotten.append)
     board.remove(add(board, "p"))
     assert forgotten == ["p"]
-
-
-def test_amending_keeps_the_indexes_true(board: Board) -> None:
-    live = add(board, "p", state=JobState.ACCEPTED, backend=A)
-    job: Job = board.amend(live, backend_prompt_id="minted")
-    assert (job, board.find(A, "minted"), board.find(A, "p")) == (live.job, live, None)

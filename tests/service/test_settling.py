@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from service_support import HEARTBEAT_TIMEOUT_S, FakeClient, Stage, entry_of
+from service_support import HEARTBEAT_TIMEOUT_S, FakeClient, Stage, entry_of, make_job
 
 from comfyproxy.core.errors import BadAnswer, ConnectionRefused, DeliveryUnknown
-from comfyproxy.core.jobs import JobState
+from comfyproxy.core.jobs import BackendId, JobState
 from comfyproxy.core.ports import StoreUnavailable
+from comfyproxy.service.live import LiveJob
 
 
 @pytest.fixture
@@ -272,8 +273,8 @@ async def test_an_entry_that_cannot_be_read_is_the_end_with_an_error(stage: Stag
 
 
 async def test_a_job_of_a_backend_that_is_not_configured_any_more_is_lost(stage: Stage) -> None:
-    live = await stage.has("a", "p")
-    stage.board.amend(live, backend="gone")
+    live = LiveJob(make_job("p", state=JobState.ACCEPTED, backend=BackendId("gone")), is_admitted=True)
+    stage.board.add(live)
     lost: list[str] = []
     stage.settler.on_lost = lambda live, why: lost.append(why)
     stage.settler.begin(live)
