@@ -28,6 +28,8 @@ SPOOL = "uploads"
 # Names the proxy towards its backends; running prompts report to it, so it is the same in its next life.
 CLIENT_ID_KEY = "client_id"
 
+HANG_UP_EVERY_S = 0.1
+
 _MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -81,7 +83,7 @@ def build_application(parts: Parts) -> web.Application:
     app[keys.FLEET], app[keys.FILES], app[keys.QUERIES] = parts.fleet, parts.files, parts.queries
     app[keys.STORE], app[keys.CONTROL], app[keys.BOARD] = parts.store, parts.control, parts.board
     app[keys.DRAINS] = parts.drains
-    app[keys.MIRROR], app[keys.LOGS] = parts.mirror, parts.logs
+    app[keys.MIRROR], app[keys.LOGS], app[keys.CATALOGS] = parts.mirror, parts.logs, parts.catalogs
     app[keys.SUBMISSIONS], app[keys.METRICS] = parts.submissions, parts.metrics
     app[keys.MAX_BODY_BYTES] = round(settings.server.max_body_mb * MEGABYTE)
     app[keys.CANCEL_ROUTES_ENABLED] = lambda: any(backend.has_cancel_routes for backend in parts.fleet)
@@ -144,7 +146,22 @@ async def _stop(parts: Parts, tasks: Tasks, runner: web.AppRunner) -> None:
         log.warning("not finished in time, to be taken up at the next start: %s", ", ".join(unfinished))
     parts.announcer.close()
     parts.hub.close_all()
-    await runner.cleanup()
+    await _close(runner)
     await parts.files.close()
+    await parts.sources.close()
     parts.mirror.close()
     tasks.cancel()
+
+
+async def _close(runner: web.AppRunner) -> None:
+    """Close the server: answer what was begun, and hang up on everybody who is idle.
+
+    aiohttp hangs up on idle connections once; one that was accepted in that moment would hold it up for the whole
+    shutdown_timeout.
+    """
+    cleanup = asyncio.ensure_future(runner.cleanup())
+    while not cleanup.done():
+        if runner.server is not None:
+            runner.server.pre_shutdown()
+        await asyncio.wait({cleanup}, timeout=HANG_UP_EVERY_S)
+    await cleanup

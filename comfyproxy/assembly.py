@@ -16,6 +16,7 @@ from comfyproxy.core.ports import FileIndex, JobStore
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.board import Board
+from comfyproxy.service.catalogs import Catalogs
 from comfyproxy.service.control import Control
 from comfyproxy.service.dispatcher import Dispatcher
 from comfyproxy.service.drain import Drains
@@ -38,6 +39,7 @@ from comfyproxy.service.reconciler import Reconciler
 from comfyproxy.service.relay import Relay
 from comfyproxy.service.sending import Sender
 from comfyproxy.service.settling import Settler
+from comfyproxy.service.sources import Sources
 from comfyproxy.service.submissions import Submissions
 from comfyproxy.service.tasks import Tasks
 from comfyproxy.service.withdrawal import Withdrawals
@@ -73,6 +75,8 @@ class Parts:
     mirror: Mirror
     logs: LogSubscriptions
     features: ServerFeatures
+    sources: Sources
+    catalogs: Catalogs
     links: list[BackendLink]
 
 
@@ -149,17 +153,36 @@ def assemble(
         failover,
         ghosts,
         hub,
+        now=time.monotonic,
         wall_clock=time.time,
         heartbeat_timeout_s=heartbeat_timeout_s,
+        stall_timeout_s=check.stall_timeout,
     )
     relay = Relay(board, fleet, hub, settler, metrics, now=time.monotonic, wall_clock=time.time)
-    prober = Prober(fleet, reconciler, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform)
+    sources = Sources(fleet, now=time.monotonic, patience_s=check.timeout)
+    features = ServerFeatures(fleet)
+    prober = Prober(
+        fleet, reconciler, sources, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform
+    )
     keeper = LinkKeeper(relay, prober)
     links = [_link(backend, session, client_id, relay, keeper) for backend in backends]
+    submissions = Submissions(
+        board,
+        store,
+        fleet,
+        placement,
+        sender,
+        dispatcher,
+        metrics,
+        wall_clock=time.time,
+        mint_id=lambda: str(uuid.uuid4()),
+        max_jobs=settings.queue.max_jobs,
+        wait_for_backend_s=settings.queue.wait_for_backend,
+    )
     mirror = Mirror(fleet, tasks.spawn)
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
     _connect(board, fleet, dispatcher, settler, failover, relay, prober, keeper, announcer)
-    _follow(fleet, dispatcher, relay, keeper, mirror, logs)
+    _follow(fleet, dispatcher, submissions, relay, keeper, mirror, logs, sources)
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
         settings=settings,
@@ -171,17 +194,7 @@ def assemble(
         announcer=announcer,
         files=files,
         queries=Queries(board, store, fleet),
-        submissions=Submissions(
-            board,
-            store,
-            fleet,
-            placement,
-            sender,
-            dispatcher,
-            metrics,
-            wall_clock=time.time,
-            mint_id=lambda: str(uuid.uuid4()),
-        ),
+        submissions=submissions,
         dispatcher=dispatcher,
         control=Control(
             board,
@@ -199,7 +212,9 @@ def assemble(
         drains=Drains(fleet, board, store, dispatcher),
         mirror=mirror,
         logs=logs,
-        features=ServerFeatures(fleet),
+        features=features,
+        sources=sources,
+        catalogs=Catalogs(fleet, sources, features, now=time.monotonic, max_age_s=settings.catalog.max_age),
         links=links,
     )
 
@@ -219,7 +234,7 @@ def _connect(
     board.on_change = announcer.changed
     fleet.on_suspicion = prober.suspect
     settler.on_settled = dispatcher.wake
-    settler.on_lost = failover.lose
+    settler.on_lost = dispatcher.on_lost = failover.lose
     relay.on_load = prober.on_load = dispatcher.wake
 
     def accepted(backend: Backend, live: LiveJob) -> None:
@@ -230,17 +245,30 @@ def _connect(
 
 
 def _follow(
-    fleet: Fleet, dispatcher: Dispatcher, relay: Relay, keeper: LinkKeeper, mirror: Mirror, logs: LogSubscriptions
+    fleet: Fleet,
+    dispatcher: Dispatcher,
+    submissions: Submissions,
+    relay: Relay,
+    keeper: LinkKeeper,
+    mirror: Mirror,
+    logs: LogSubscriptions,
+    sources: Sources,
 ) -> None:
     """Let those who hang on backends hear when one comes or goes."""
 
     def restored(backend: Backend) -> None:
         dispatcher.wake()
+        submissions.backend_restored()
         mirror.restored(backend)
         logs.renew(backend)
+        sources.changed()
 
-    fleet.on_restored = restored
-    fleet.on_ejected = keeper.on_connected = logs.renew
+    def ejected(backend: Backend) -> None:
+        logs.renew(backend)
+        sources.changed()
+
+    fleet.on_restored, fleet.on_ejected = restored, ejected
+    keeper.on_connected = logs.renew
     relay.on_logs = logs.deliver
 
 

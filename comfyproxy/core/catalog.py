@@ -1,43 +1,98 @@
 """What a backend can run, read from its `/object_info`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 
-class _Class(msgspec.Struct):
-    input: dict[str, Any] = {}
-    output_node: bool = False
-
-
-_decoder = msgspec.json.Decoder(dict[str, _Class])
+_decoder = json.JSONDecoder()
+_space = re.compile(r"[ \t\n\r]*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Definition:
+    """One node class as a backend describes it."""
+
+    json: bytes
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Catalog:
     """The node classes of one backend."""
 
     classes: frozenset[str]
     output_classes: frozenset[str]  # those whose nodes make a prompt's outputs
     upload_inputs: frozenset[tuple[str, str]]  # (class, input) that name an uploaded file
+    definitions: Mapping[str, Definition] = field(default_factory=dict, repr=False, compare=False)
 
     def missing(self, classes: Iterable[str]) -> frozenset[str]:
         """Return those of `classes` that this backend lacks."""
         return frozenset(classes) - self.classes
 
 
-def parse(object_info: bytes) -> Catalog:
-    """Read an `/object_info` answer. Raises msgspec.MsgspecError if it is not one."""
-    classes = _decoder.decode(object_info)
-    return Catalog(
-        classes=frozenset(classes),
-        output_classes=frozenset(name for name, info in classes.items() if info.output_node),
-        upload_inputs=frozenset(
-            (name, input_name) for name, info in classes.items() for input_name in _upload_inputs(info.input)
-        ),
-    )
+def parse(object_info: bytes, *, share: Callable[[bytes], Definition] = Definition) -> Catalog:
+    """Read an `/object_info` answer.
+
+    Args:
+        share: returns what is kept of a class's JSON; most of them are the same on every backend.
+
+    Raises msgspec.MsgspecError if it is no such answer.
+    """
+    definitions: dict[str, Definition] = {}
+    output_classes: set[str] = set()
+    upload_inputs: set[tuple[str, str]] = set()
+    try:
+        for name, raw, info in _classes(object_info.decode()):
+            inputs = info.get("input", {}) if isinstance(info, dict) else None
+            if not isinstance(inputs, dict):
+                raise msgspec.ValidationError(f"{name!r} is described by what is no node class")
+            definitions[name] = share(raw.encode())
+            if info.get("output_node") is True:
+                output_classes.add(name)
+            upload_inputs.update((name, input_name) for input_name in _upload_inputs(inputs))
+    except (UnicodeError, json.JSONDecodeError, RecursionError) as exc:
+        raise msgspec.DecodeError(str(exc)) from exc
+    return Catalog(frozenset(definitions), frozenset(output_classes), frozenset(upload_inputs), definitions)
+
+
+def _classes(text: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, JSON and value of each member of an object, in order. Raises JSONDecodeError.
+
+    Class by class, because a decoder lets no other thread run until it is done, and there may be 20 MB of them.
+    """
+    place = _after("{", text, 0)
+    separator = "" if text[place : place + 1] == "}" else ","
+    while separator:
+        name, place = _decoder.raw_decode(text, place)
+        if not isinstance(name, str):
+            raise json.JSONDecodeError("A name is no string", text, place)
+        start = _after(":", text, place)
+        value, end = _decoder.raw_decode(text, start)
+        yield name, text[start:end], value
+        place = _skip(text, end)
+        separator = "," if text[place : place + 1] == "," else ""
+        place = _after(separator, text, place)
+    place = _after("}", text, place)
+    if place != len(text):
+        raise json.JSONDecodeError("Something follows the object", text, place)
+
+
+def _after(mark: str, text: str, place: int) -> int:
+    """Return where the next thing begins, after a mark and the space around it. Raises JSONDecodeError without it."""
+    place = _skip(text, place)
+    if not text.startswith(mark, place):
+        raise json.JSONDecodeError(f"{mark!r} is missing", text, place)
+    return _skip(text, place + len(mark))
+
+
+def _skip(text: str, place: int) -> int:
+    found = _space.match(text, place)
+    return place if found is None else found.end()
 
 
 def _upload_inputs(inputs: dict[str, Any]) -> Iterable[str]:
@@ -62,9 +117,19 @@ _graph = msgspec.json.Decoder(dict[str, _Step])
 def classes_of(graph: bytes) -> dict[str, str]:
     """Return node id -> class of a graph; empty where it is not one (the backend will say what is wrong)."""
     try:
-        return {node: step.class_type for node, step in _graph.decode(graph).items()}
-    except msgspec.MsgspecError:
+        return {node: step.class_type for node, step in _steps(graph).items()}
+    except (ValueError, RecursionError):
         return {}
+
+
+def _steps(graph: bytes) -> dict[str, _Step]:
+    try:
+        return _graph.decode(graph)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        # NaN, Infinity and lone surrogates: Python's JSON has them, and so has ComfyUI's.
+        return msgspec.convert(json.loads(graph), dict[str, _Step])
 
 
 def outputs_to_execute(

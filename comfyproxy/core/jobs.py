@@ -27,10 +27,10 @@ _NEXT: dict[JobState, frozenset[JobState]] = {
     # A queued job fails where every backend has refused it.
     JobState.QUEUED: frozenset({JobState.DISPATCHING, JobState.FAILED, JobState.CANCELLED}),
     JobState.DISPATCHING: frozenset(
-        # Back to QUEUED: it never arrived, or was withdrawn after it had been validated.
+        # Back to QUEUED: it never arrived.
         {JobState.ACCEPTED, JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
     ),
-    # Back to QUEUED: its backend is proven dead and the job runs again elsewhere.
+    # Back to QUEUED: it had only come to be judged, is taken back, or its backend is lost and it runs again elsewhere.
     JobState.ACCEPTED: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
 }
 
@@ -54,7 +54,7 @@ class Job:
     state: JobState = JobState.QUEUED
     backend: BackendId | None = None  # where it is or, once terminal, was
     backend_prompt_id: str | None = None  # the id the backend knows it by; differs only on servers that mint their own
-    attempts: int = 0  # dispatches begun
+    attempts: int = 0  # how often a backend took it on, to be run and not only judged
     node_errors: bytes = b"{}"  # JSON of the verdict: outputs that were left out
     outputs_to_execute: tuple[str, ...] = ()  # ids of the output nodes that will run
     workflow_id: str | None = None

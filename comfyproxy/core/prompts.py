@@ -16,6 +16,10 @@ from comfyproxy.core.jobs import Payload
 
 SECRET_KEYS = ("auth_token_comfy_org", "api_key_comfy_org")
 
+# In a prompt's extra_data towards a backend: the id that we know it by. Old servers mint ids of their own, and where
+# their answer is lost this alone tells which prompt is ours. History and queue do not show it to clients.
+MARK = "comfyproxy_prompt_id"
+
 # A queue number behind everything that a server would count up to, and still exact as a float.
 BEHIND_ALL = 2**52
 
@@ -85,7 +89,7 @@ def build(
     if number is not None:
         rest.pop("front", None)
         rest["number"] = json.dumps(number).encode()
-    extra_data = {**_split(payload.extra_data), **secrets}
+    extra_data = {**_split(payload.extra_data), **secrets, MARK: json.dumps(prompt_id).encode()}
     members = {
         "prompt": graph if graph is not None else payload.graph,
         "prompt_id": json.dumps(prompt_id).encode(),

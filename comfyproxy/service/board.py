@@ -161,18 +161,19 @@ class Board:
         self._changed()
         return job
 
-    def amend(self, live: LiveJob, **changes: Any) -> Job:
-        """Change what is known of a job without moving it."""
-        self._unbind(live)
-        live.job = replace(live.job, **changes)
-        self._bind(live)
-        return live.job
-
     def stay(self, live: LiveJob) -> None:
-        """Let a job that came to be validated take a slot: it has started, so this is its dispatch."""
-        self._unbind(live)
-        live.is_visitor = False
-        self._bind(live)
+        """Let a job that came to be judged take a slot: it has started, so this is its dispatch."""
+        if live.is_visitor:
+            self._unbind(live)
+            live.is_visitor = False
+            self.count_run(live)
+            self._bind(live)
+
+    def count_run(self, live: LiveJob) -> None:
+        """Count that a backend took the job on, once for each time that it does."""
+        if not live.is_counted:
+            live.is_counted = True
+            live.job = replace(live.job, attempts=live.job.attempts + 1)
 
     def started(self, live: LiveJob, *, now_s: float) -> None:
         """Note that the job's execution has begun."""

@@ -16,7 +16,7 @@ from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadLost
 from comfyproxy.service.placement import Placement
 from comfyproxy.service.ports import Spawn, Verdict
-from comfyproxy.service.sending import FoundThere, Sender
+from comfyproxy.service.sending import FoundThere, LostOnTheWay, Sender
 from comfyproxy.service.settling import Settler
 from comfyproxy.service.withdrawal import Fate, Withdrawals
 
@@ -47,6 +47,7 @@ class Dispatcher:
         self._ghosts, self._spawn = ghosts, spawn
         self._wanted = asyncio.Event()
         self.is_stopping = False
+        self.on_lost: Callable[[LiveJob, str], None] = lambda live, why: None
         self.on_accepted: Callable[[Backend, LiveJob], None] = lambda backend, live: None
 
     def wake(self) -> None:
@@ -68,7 +69,7 @@ class Dispatcher:
             if (backend := self._fleet.get(backend_id)) is None:
                 raise LookupError(backend_id)
             self._placement.placed(live, backend)
-            self._board.move(live, JobState.DISPATCHING, backend=backend_id, attempts=live.job.attempts + 1)
+            self._board.move(live, JobState.DISPATCHING, backend=backend_id)
             live.depart()
             self._spawn(self._dispatch(live, backend), name=f"dispatch of {live.prompt_id}")
 
@@ -84,6 +85,8 @@ class Dispatcher:
                 await self.accepted(live, backend, verdict)
             else:
                 await self._refused(live, backend, verdict)
+        except LostOnTheWay as exc:
+            self.on_lost(live, f"Backend {backend.id} lost this prompt: {exc}")
         except NotDelivered:
             self._retry(live, backend)
         except StoreUnavailable as exc:
@@ -100,8 +103,9 @@ class Dispatcher:
 
     async def _resume(self, live: LiveJob, backend: Backend) -> None:
         async with live.transition():
-            if await self._sender.has_arrived(live, backend):
-                await self.accepted(live, backend, FoundThere(prompt_id=live.job.id_on_backend))
+            its_id = await self._sender.find(live, backend)
+            if its_id is not None:
+                await self.accepted(live, backend, FoundThere(prompt_id=its_id))
             else:
                 self._retry(live, backend)
 
@@ -123,6 +127,8 @@ class Dispatcher:
             outputs_to_execute=outputs,
         )
         self._board.admit(live)
+        if not live.is_visitor:
+            self._board.count_run(live)
         log.info("prompt %s is %s %s", live.prompt_id, "judged by" if live.is_visitor else "on", backend.id)
         self.on_accepted(backend, live)
         await self._write(live)
@@ -160,7 +166,8 @@ class Dispatcher:
             if is_gone:
                 if not whereabouts.is_certain:
                     self._ghosts.leave(live, backend.id)
-                self._board.move(live, JobState.QUEUED)
+                attempts = live.job.attempts - live.is_counted
+                self._board.move(live, JobState.QUEUED, attempts=attempts)
                 await self._write(live)
             else:
                 self._board.stay(live)

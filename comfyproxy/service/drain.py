@@ -41,7 +41,8 @@ class Drains:
         """Give a backend jobs again. Raises StoreUnavailable."""
         log.warning("%s is drained no longer", backend.id)
         backend.is_drained = False
-        self._dispatcher.wake()
+        if backend.is_ready:
+            self._fleet.on_restored(backend)
         await self._keep()
 
     async def _keep(self) -> None:

@@ -56,10 +56,12 @@ class Failover:
         live.losses.append(why)
         if backend is not None and may_run_on:
             self._ghosts.leave(live, backend)
-        if not self._is_enabled or live.job.attempts > self._max_retries:
-            self._spawn(self._give_up(live), name=f"loss of {live.prompt_id}")
+        # Losses on the way are no attempts of a backend's, but they may be the job's doing all the same.
+        tried = max(live.job.attempts, len(live.losses))
+        if not self._is_enabled or tried > self._max_retries:
+            self.give_up(live)
             return
-        log.warning("prompt %s runs again elsewhere (attempt %d): %s", live.prompt_id, live.job.attempts + 1, why)
+        log.warning("prompt %s runs again elsewhere (attempt %d): %s", live.prompt_id, tried + 1, why)
         if backend is not None:
             self._observer.failed_over(backend)
         self._board.move(live, JobState.QUEUED)
@@ -71,10 +73,11 @@ class Failover:
             pass
         self.lose(live, why, may_run_on=may_run_on)
 
-    async def _give_up(self, live: LiveJob) -> None:
-        if len(live.losses) == 1:
-            message = live.losses[0]
-        else:
-            attempts = "; ".join(f"{number}. {why}" for number, why in enumerate(live.losses, start=1))
-            message = f"Given up after {live.job.attempts} attempts: {attempts}"
-        await self._settler.fail(live, message, "BackendLost")
+    def give_up(self, live: LiveJob, why: str | None = None) -> None:
+        """End a job with an error that names what it went through."""
+        losses = live.losses if why is None else [*live.losses, why]
+        message = losses[0]
+        if len(losses) > 1:
+            attempts = "; ".join(f"{number}. {loss}" for number, loss in enumerate(losses, start=1))
+            message = f"Given up after {len(losses)} attempts: {attempts}"
+        self._spawn(self._settler.fail(live, message, "BackendLost"), name=f"loss of {live.prompt_id}")

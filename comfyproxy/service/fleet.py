@@ -40,6 +40,7 @@ class Backend:
     queue_remaining: int = 0  # the backend's own count, ours and others'
     last_alive_s: float | None = None  # on the monotonic clock
     last_error: str | None = None
+    mints_ids: bool | None = None  # whether it calls prompts by ids of its own; None until it took one
     version: str | None = None
     features: dict[str, Any] = field(default_factory=dict)
     catalog: Catalog | None = None
@@ -158,6 +159,11 @@ class Fleet:
             self._set_health(backend, health_rules.eject(backend.health))
         if isinstance(error, UpstreamError):
             self.on_suspicion(backend)
+
+    def eject(self, backend: Backend, reason: str) -> None:
+        """Take a backend out although it answers."""
+        backend.last_error = reason
+        self._set_health(backend, health_rules.eject(backend.health))
 
     def observe_failure(self, backend: Backend, error: Exception, *, is_dead: bool) -> None:
         """Fold in a probe that failed.

@@ -5,6 +5,7 @@ board or the store knows its id.
 """
 
 import logging
+
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.ports import JobStore
 from comfyproxy.service.board import Board

@@ -26,9 +26,11 @@ class LiveJob:
     refused: dict[BackendId, str] = field(default_factory=dict)  # said no to it, and in which words
     client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
     is_settling: bool = False
-    is_visitor: bool = False  # on its backend only to be validated; takes no slot
+    is_visitor: bool = False  # on its backend only to be judged; takes no slot
+    is_counted: bool = False  # the run that its backend has taken on is among the job's attempts
     moving: asyncio.Event | None = None  # set when what is under way between the proxy and a backend has ended
     sent_s: float = 0.0  # monotonic; when its sending began
+    heard_s: float = 0.0  # monotonic; when its backend last told of it
 
     @property
     def prompt_id(self) -> str:
@@ -65,4 +67,4 @@ class LiveJob:
         """Let go of what belongs to a run that will be done again."""
         self.tail.clear()
         self.executed.clear()
-        self.is_settling = self.is_visitor = False
+        self.is_settling = self.is_visitor = self.is_counted = False

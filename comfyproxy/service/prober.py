@@ -4,15 +4,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import msgspec
-
-from comfyproxy.core import catalog
 from comfyproxy.core.errors import ConnectionRefused, UpstreamError
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.ports import StoreUnavailable
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.ports import Observer
 from comfyproxy.service.reconciler import Reconciler
+from comfyproxy.service.sources import Sources
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +35,16 @@ class Prober:
         self,
         fleet: Fleet,
         reconciler: Reconciler,
+        sources: Sources,
         observer: Observer,
         *,
         interval_s: float,
         now: Callable[[], float],
         jitter: Callable[[float, float], float],
     ) -> None:
-        self._fleet, self._reconciler, self._observer = fleet, reconciler, observer
+        self._fleet, self._reconciler, self._sources, self._observer = fleet, reconciler, sources, observer
         self._interval_s, self._now, self._jitter = interval_s, now, jitter
         self._wanted: dict[BackendId, asyncio.Event] = {backend.id: asyncio.Event() for backend in fleet}
-        self._learned_s: dict[BackendId, float] = {}
         self.on_load: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
@@ -61,7 +59,7 @@ class Prober:
 
     def relearn(self, backend: Backend) -> None:
         """Look at a backend soon, and ask it again what it can do: it may have been restarted."""
-        self._learned_s.pop(backend.id, None)
+        self._sources.expire(backend)
         self._reconciler.haunt(backend)
         self.suspect(backend)
 
@@ -71,7 +69,7 @@ class Prober:
             wanted.clear()
             is_answering = await self._probe(backend)
             if is_answering and not backend.health.healthy:
-                await asyncio.sleep(RISING_S)
+                await asyncio.sleep(EAGER_S if self._reconciler.is_haunted(backend) else RISING_S)
                 continue
             # A failing backend raises suspicion all the time: it still gets this rest.
             eager_s = min(EAGER_S, self._interval_s)
@@ -98,36 +96,18 @@ class Prober:
         self._fleet.note_alive(backend)
         if not backend.health.healthy:
             self._reconciler.haunt(backend)
-        if not backend.health.healthy or self._now() - self._learned_s.get(backend.id, float("-inf")) > RELEARN_S:
-            await self._learn(backend)
+        if not backend.health.healthy or self._sources.age_s(backend) > RELEARN_S:
+            await self._sources.learn(backend)
         # Before it takes new work: what it has from before must not meet the same prompt's next run there.
         try:
             await self._reconciler.check(backend)
         except (UpstreamError, StoreUnavailable) as exc:
             self._reconciler.haunt(backend)
             log.warning("the jobs on %s could not be checked: %s", backend.id, exc)
+        if not backend.health.healthy and self._reconciler.is_haunted(backend):
+            return True  # it comes back once it has let go of what has moved on
         self._fleet.observe_probe(backend, True)
         self.on_load()
         if backend.link is not None:
             backend.link.wake()
         return True
-
-    async def _learn(self, backend: Backend) -> None:
-        """Ask a backend what it is and what it can run."""
-        try:
-            backend.features = await backend.client.features()
-            stats = await backend.client.system_stats()
-            raw = await backend.client.object_info()
-        except UpstreamError as exc:
-            log.warning("%s could not be asked what it can run: %s", backend.id, exc)
-            return
-        system = stats.get("system")
-        version = system.get("comfyui_version") if isinstance(system, dict) else None
-        backend.version = version if isinstance(version, str) else None
-        try:
-            backend.catalog = await asyncio.to_thread(catalog.parse, raw)
-        except msgspec.MsgspecError as exc:
-            log.warning("the object_info of %s could not be read: %s", backend.id, exc)
-            return
-        self._learned_s[backend.id] = self._now()
-        log.info("%s is ComfyUI %s with %d node classes", backend.id, backend.version, len(backend.catalog.classes))

@@ -20,7 +20,9 @@ class Reconciler:
     """Notices what no event told.
 
     Args:
+        now: seconds, monotonic.
         wall_clock: seconds since the epoch.
+        stall_timeout_s: how long a running job may show no progress; None for as long as it likes.
     """
 
     def __init__(
@@ -32,17 +34,24 @@ class Reconciler:
         ghosts: Ghosts,
         streams: Streams,
         *,
+        now: Callable[[], float],
         wall_clock: Callable[[], float],
         heartbeat_timeout_s: float,
+        stall_timeout_s: float | None,
     ) -> None:
         self._board, self._fleet, self._settler, self._streams = board, fleet, settler, streams
         self._failover, self._ghosts = failover, ghosts
-        self._wall_clock, self._heartbeat_timeout_s = wall_clock, heartbeat_timeout_s
+        self._now, self._wall_clock = now, wall_clock
+        self._heartbeat_timeout_s, self._stall_timeout_s = heartbeat_timeout_s, stall_timeout_s
         self._haunted = {backend.id for backend in fleet}  # may have prompts that have moved on
 
     def haunt(self, backend: Backend) -> None:
         """Let the next check look for prompts that have moved on: the backend was away, or is another process."""
         self._haunted.add(backend.id)
+
+    def is_haunted(self, backend: Backend) -> bool:
+        """Whether a backend may still have prompts that have moved on."""
+        return backend.id in self._haunted
 
     async def check(self, backend: Backend) -> None:
         """Compare the jobs on a backend with what it says itself; ask nothing where there can be nothing.
@@ -61,6 +70,7 @@ class Reconciler:
             prompt_id = live.job.id_on_backend
             if prompt_id in view.running:
                 self._runs(live)
+                self._watch_for_stall(live, backend)
             elif prompt_id not in view.pending and _is_settled_there(live, backend):
                 # A prompt goes from the queue to the history in one step, so one of the two had it all the time.
                 entry = await backend.client.history_entry(prompt_id)
@@ -87,16 +97,32 @@ class Reconciler:
                 )
 
     def abandon(self, live: LiveJob) -> None:
-        """End a job whose backend is not configured any more."""
-        self._failover.lose(live, f"Backend {live.job.backend} is no longer configured")
+        """Take a job from a backend that is not configured any more, or end it where only that one may run it."""
+        if live.job.pinned is not None and self._fleet.get(live.job.pinned) is None:
+            self._failover.give_up(
+                live, f"Backend {live.job.pinned} is no longer configured, and no other may run this"
+            )
+        else:
+            self._failover.lose(live, f"Backend {live.job.backend} is no longer configured")
 
     def _runs(self, live: LiveJob) -> None:
         if live.is_running or live.is_settling:
             return
         now_s = self._wall_clock()
+        live.heard_s = self._now()
         self._board.started(live, now_s=now_s)
         start = messages.encode("execution_start", {"prompt_id": live.prompt_id, "timestamp": round(now_s * 1000)})
         self._streams.deliver_text(live.job.client_id, start, event="execution_start", prompt_id=live.prompt_id)
+
+    def _watch_for_stall(self, live: LiveJob, backend: Backend) -> None:
+        """Take a job away that shows no progress, and its backend out until it has let go of it."""
+        silent_s = self._now() - live.heard_s
+        if self._stall_timeout_s is None or silent_s <= self._stall_timeout_s or not _is_settled_there(live, backend):
+            return
+        why = f"Backend {backend.id} hangs: no progress of this prompt for {silent_s:.0f} s"
+        self.haunt(backend)
+        self._fleet.eject(backend, why)
+        self._failover.lose(live, why, may_run_on=True)
 
 
 def _is_settled_there(live: LiveJob, backend: Backend) -> bool:

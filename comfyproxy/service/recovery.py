@@ -25,6 +25,9 @@ async def recover(board: Board, store: JobStore, fleet: Fleet, dispatcher: Dispa
         board.add(live)
         backend = fleet.get(job.backend)
         if job.state is JobState.QUEUED:
+            if job.pinned is not None and fleet.get(job.pinned) is None:
+                reconciler.abandon(live)
+                continue
             board.queue(live)
         elif backend is None:
             reconciler.abandon(live)

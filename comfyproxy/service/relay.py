@@ -115,6 +115,7 @@ class Relay:
             pass  # a custom node's own
         if live is None or live.is_settling:
             return
+        live.heard_s = self._now()
         if is_pair:
             timer = asyncio.get_running_loop().call_later(PAIR_WITHIN_S, self._release, backend)
             self._held[backend.id] = _Held(live, frame, timer)
@@ -161,6 +162,7 @@ class Relay:
     def _about(self, live: LiveJob, message: Message) -> None:
         if live.is_settling:
             return
+        live.heard_s = self._now()
         if message.event == "execution_start":
             self._board.started(live, now_s=self._wall_clock())
         elif message.event == "executing":

@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 # second "no" counts.
 LOOK_AGAIN_S = 1.0
 NOT_THERE_AFTER = 2  # looks
+MARKS_LOOKED_AT = 50  # of the last prompts of a server that may call them by ids of its own
+
+
+class LostOnTheWay(NotDelivered):
+    """The backend got some of it, and has nothing of it now: perhaps the job itself is what killed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Sender:
         Args:
             number: its place in the backend's queue.
 
-        Raises NotDelivered if the backend does not have it, StoreUnavailable, PayloadLost.
+        Raises NotDelivered (LostOnTheWay after a doubt) if the backend does not have it, StoreUnavailable, PayloadLost.
         """
         try:
             body = await self._body(live, backend, number)
@@ -90,40 +95,57 @@ class Sender:
         except (DeliveryUnknown, BadAnswer) as exc:
             self._failed(live, backend, exc, "unknown")
             self._fleet.note_failure(backend, exc)
-            if not await self.has_arrived(live, backend):
-                raise NotDelivered(f"{backend.id} does not have it: {exc}") from exc
-            verdict = FoundThere(prompt_id=live.job.id_on_backend)
+            its_id = await self.find(live, backend)
+            if its_id is None:
+                raise LostOnTheWay(f"{backend.id} does not have it: {exc}") from exc
+            verdict = FoundThere(prompt_id=its_id)
+        if verdict.accepted:
+            backend.mints_ids = verdict.prompt_id != live.prompt_id
         self._fleet.note_alive(backend)
         self._observer.dispatched(backend.id, "accepted" if verdict.accepted else "refused")
         return verdict
 
-    async def has_arrived(self, live: LiveJob, backend: Backend) -> bool:
-        """Look until it is known whether a backend has the job; a dead one has nothing."""
+    async def find(self, live: LiveJob, backend: Backend) -> str | None:
+        """Look until it is known whether a backend has a job; return the id that it has there, None if it has not.
+
+        A dead backend has nothing.
+        """
         looks = 0
-        while not live.is_running and not live.job.state.is_terminal:
-            prompt_id = live.job.id_on_backend
+        while True:
+            if live.is_running or live.job.state.is_terminal:
+                return live.job.id_on_backend
             try:
-                view = await backend.client.queue()
-                if prompt_id in view.running or prompt_id in view.pending:
-                    break
-                if await backend.client.history_entry(prompt_id) is not None:
-                    break
+                if (found := await self._look(live, backend)) is not None:
+                    log.info("prompt %s did arrive at %s", live.prompt_id, backend.id)
+                    return found
             except ConnectionRefused as exc:
                 self._fleet.note_failure(backend, exc)
-                return False
+                return None
             except UpstreamError as exc:
                 if self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
                     log.warning("prompt %s: %s has been silent for too long: %s", live.prompt_id, backend.id, exc)
                     self._ghosts.leave(live, backend.id)
-                    return False
+                    return None
             else:
                 looks += 1
                 if looks >= NOT_THERE_AFTER:
                     log.info("prompt %s did not arrive at %s", live.prompt_id, backend.id)
-                    return False
+                    return None
             await asyncio.sleep(self._look_again_s)
-        log.info("prompt %s did arrive at %s", live.prompt_id, backend.id)
-        return True
+
+    async def _look(self, live: LiveJob, backend: Backend) -> str | None:
+        """Look into queue and history once. Raises UpstreamError."""
+        prompt_id = live.job.id_on_backend
+        view = await backend.client.queue()
+        if prompt_id in view.running or prompt_id in view.pending:
+            return prompt_id
+        if (marked := view.marks.get(live.prompt_id)) is not None:
+            return marked
+        if await backend.client.history_entry(prompt_id) is not None:
+            return prompt_id
+        if backend.mints_ids is False:
+            return None
+        return (await backend.client.history_marks(max_items=MARKS_LOOKED_AT)).get(live.prompt_id)
 
     async def _body(self, live: LiveJob, backend: Backend, number: float) -> bytes:
         payload = await self._payloads.get(live.prompt_id)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from comfyproxy.core import prompts, rawjson
 from comfyproxy.core.catalog import classes_of
-from comfyproxy.core.errors import BackendUnavailable, BadRequest, NoBackend, NotDelivered, ShuttingDown, UpstreamError
+from comfyproxy.core.errors import (
+    BackendUnavailable,
+    BadRequest,
+    NoBackend,
+    NotDelivered,
+    QueueFull,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamFailed,
+)
 from comfyproxy.core.jobs import BackendId, Job, JobState
 from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL, Envelope
@@ -18,10 +27,12 @@ from comfyproxy.service.flights import Flights
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.placement import Placement
 from comfyproxy.service.ports import Observer, Verdict
-from comfyproxy.service.sending import Sender
+from comfyproxy.service.sending import LostOnTheWay, Sender
 
 log = logging.getLogger(__name__)
 
+# A prompt that breaks the connection to so many backends and one more is not tried on the rest of the fleet.
+MAX_LOSSES = 2
 JSON = "application/json; charset=utf-8"
 
 
@@ -40,6 +51,8 @@ class Submissions:
 
     Args:
         wall_clock: seconds since the epoch.
+        max_jobs: how many may be unfinished.
+        wait_for_backend_s: how long a prompt waits for a backend where none is ready.
         mint_id: makes a prompt id: a canonical lowercase UUID, as newer servers demand.
     """
 
@@ -55,6 +68,8 @@ class Submissions:
         *,
         wall_clock: Callable[[], float],
         mint_id: Callable[[], str],
+        max_jobs: int,
+        wait_for_backend_s: float,
     ) -> None:
         self._board, self._store, self._fleet = board, store, fleet
         self._placement, self._sender, self._dispatcher = placement, sender, dispatcher
@@ -62,6 +77,8 @@ class Submissions:
         self._wall_clock, self._mint_id = wall_clock, mint_id
         self._own_ids: Flights[Receipt] = Flights("submission of")
         self._fingerprints: dict[str, str] = {}  # of the submissions under way, by the client's own id
+        self._max_jobs, self._wait_for_backend_s = max_jobs, wait_for_backend_s
+        self._restored = asyncio.Event()
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -70,6 +87,7 @@ class Submissions:
     async def finish(self) -> None:
         """Take no more prompts, and wait until those that are being taken in have their verdict."""
         self.is_stopping = True
+        self._restored.set()
         await self._idle.wait()
 
     async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
@@ -81,13 +99,17 @@ class Submissions:
         Raises BadRequest, NoBackend, BackendUnavailable, ShuttingDown, StoreUnavailable.
         """
         if self.is_stopping:
+            self._observer.submitted(ShuttingDown.kind)
             raise ShuttingDown("The proxy is stopping and takes no new prompts")
         self._under_way += 1
         self._idle.clear()
         try:
             receipt = await self._submit(body, self._pinned(pinned))
         except Exception as exc:
-            self._observer.submitted(getattr(exc, "kind", type(exc).__name__))
+            outcome = (
+                "store_unavailable" if isinstance(exc, StoreUnavailable) else getattr(exc, "kind", "internal_error")
+            )
+            self._observer.submitted(outcome)
             raise
         finally:
             self._under_way -= 1
@@ -149,7 +171,12 @@ class Submissions:
         return _accepted(job)
 
     async def _new(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
-        self._require_backend()
+        if self._board.count + self._under_way > self._max_jobs:
+            raise QueueFull(
+                "The queue is full",
+                details=f"{self._board.count} prompts are unfinished, and {self._max_jobs} may be",
+            )
+        await self._wait_for_backend()
         job = Job(
             prompt_id=prompt_id,
             number=prompts.queue_number(envelope, self._store.next_number() if envelope.number is None else 0),
@@ -175,10 +202,11 @@ class Submissions:
     async def _judge(self, live: LiveJob, envelope: Envelope) -> tuple[Backend, Verdict]:
         """Write the job and send it, to one backend after the other, until one has given its verdict."""
         is_written = False
+        lost, last = 0, ""
         try:
             while True:
                 # Bound in the same step in which it was chosen, so that nobody else gets the slot; written before sent.
-                backend = self._bind(live)
+                backend = self._bind(live, last)
                 if is_written:
                     await self._store.update(live.job)
                 else:
@@ -187,10 +215,14 @@ class Submissions:
                 number = BEHIND_ALL if live.is_visitor else live.job.number
                 try:
                     return backend, await self._sender.deliver(live, backend, number=number)
-                except NotDelivered:
+                except NotDelivered as exc:
                     live.unreachable |= {backend.id}
                     self._board.move(live, JobState.QUEUED)
                     self._dispatcher.wake()
+                    lost += isinstance(exc, LostOnTheWay)
+                    if lost > MAX_LOSSES:
+                        raise UpstreamFailed("Several backends failed over this prompt", details=str(exc)) from exc
+                    last = str(exc)
         except Exception:
             # Not where we are being stopped: a backend may have the job, and after the restart it is looked for there.
             await self._forget(live)
@@ -205,8 +237,11 @@ class Submissions:
         except StoreUnavailable as exc:
             log.error("prompt %s could not be removed from the store: %s", live.prompt_id, exc)
 
-    def _bind(self, live: LiveJob) -> Backend:
+    def _bind(self, live: LiveJob, last_failure: str) -> Backend:
         """Bind a job to the backend that runs it or, where none has room, to the one that shall judge it.
+
+        Args:
+            last_failure: why the backend before did not take it, for people.
 
         Raises NoBackend.
         """
@@ -216,12 +251,29 @@ class Submissions:
             backend = self._placement.pick_validator(live)
         if backend is None:
             self._require_backend()
-            raise NoBackend("No ComfyUI backend could be reached", details=self._fleet.describe_absence())
+            raise NoBackend(
+                "No ComfyUI backend could be reached", details=last_failure or self._fleet.describe_absence()
+            )
         if not live.is_visitor:
             self._placement.placed(live, backend)
-        attempts = live.job.attempts + (not live.is_visitor)
-        self._board.move(live, JobState.DISPATCHING, backend=backend.id, attempts=attempts)
+        self._board.move(live, JobState.DISPATCHING, backend=backend.id)
         return backend
+
+    def backend_restored(self) -> None:
+        """Note that a backend has become ready."""
+        self._restored.set()
+
+    async def _wait_for_backend(self) -> None:
+        """Wait until some backend is ready, if that is configured. Raises NoBackend, ShuttingDown."""
+        try:
+            async with asyncio.timeout(self._wait_for_backend_s):
+                while not self._fleet.ready() and not self.is_stopping:
+                    self._restored.clear()
+                    await self._restored.wait()
+        except TimeoutError:
+            self._require_backend()
+        if self.is_stopping:
+            raise ShuttingDown("The proxy is stopping and takes no new prompts")
 
     def _require_backend(self) -> None:
         if not self._fleet.ready():

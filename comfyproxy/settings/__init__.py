@@ -8,6 +8,7 @@ from comfyproxy.settings.describing import describe, warnings
 from comfyproxy.settings.loading import load
 from comfyproxy.settings.problems import BadSettings, Problem
 from comfyproxy.settings.schema import (
+    CatalogSettings,
     HealthCheck,
     HistorySettings,
     LoadBalancing,
@@ -15,6 +16,7 @@ from comfyproxy.settings.schema import (
     Nodes,
     NodeSettings,
     OutputSettings,
+    QueueSettings,
     ServerSettings,
     Settings,
     StoreSettings,
@@ -23,6 +25,7 @@ from comfyproxy.settings.schema import (
 
 __all__ = [
     "BadSettings",
+    "CatalogSettings",
     "HealthCheck",
     "HistorySettings",
     "LoadBalancing",
@@ -31,6 +34,7 @@ __all__ = [
     "Nodes",
     "OutputSettings",
     "Problem",
+    "QueueSettings",
     "ServerSettings",
     "Settings",
     "StoreSettings",

@@ -53,6 +53,7 @@ class LoadBalancing:
     strategy: Literal["least_loaded", "round_robin", "weighted", "priority_based"] = "least_loaded"
     enable_failover: bool = True
     max_retries: Annotated[int, Range(minimum=0)] = 3
+    retry_on: tuple[Literal["out_of_memory"], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class HealthCheck:
     interval: Seconds = 30.0
     timeout: Seconds = 5.0
     heartbeat_timeout: Seconds = 60.0
+    stall_timeout: Seconds | None = None
     rise: Count = 2
     fall: Count = 3
 
@@ -96,6 +98,14 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueueSettings:
+    """How much may wait, and for what."""
+
+    max_jobs: Count = 100_000
+    wait_for_backend: Annotated[float, Range(minimum=0, unit="seconds")] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class HistorySettings:
     """How much is remembered of what has run."""
 
@@ -107,6 +117,13 @@ class OutputSettings:
     """How the files that backends make are named."""
 
     shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogSettings:
+    """How what the backends have is kept."""
+
+    max_age: Annotated[float, Range(minimum=0, unit="seconds")] = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +151,10 @@ class Settings:
     nodes: Nodes = field(default_factory=Nodes)
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
     history: HistorySettings = field(default_factory=HistorySettings)
     outputs: Annotated[OutputSettings, BareWord("shared")] = field(default_factory=OutputSettings)
+    catalog: CatalogSettings = field(default_factory=CatalogSettings)
     websocket: WebsocketSettings = field(default_factory=WebsocketSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     interrupt_without_id: Literal["all", "reject"] = "all"

@@ -60,10 +60,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """A backend's queue: the number of every prompt by its id there."""
+    """A backend's queue: the number of every prompt by its id there.
+
+    Attributes:
+        marks: the id there by the id that the proxy has put into the prompt.
+    """
 
     running: Mapping[str, float]
     pending: Mapping[str, float]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,16 @@ class _Load(msgspec.Struct):
 
 
 class _Item(msgspec.Struct, array_like=True):
-    """A queue item; what follows the id is skipped unread."""
+    """A queue item; its graph is skipped unread."""
 
     number: int | float
     prompt_id: str
+    graph: msgspec.Raw = msgspec.Raw(b"null")
+    extra_data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Marked(msgspec.Struct):
+    comfyproxy_prompt_id: str | None = None
 
 
 class _Queue(msgspec.Struct):
@@ -104,6 +115,7 @@ class _Stored(msgspec.Struct):
 
 _load = msgspec.json.Decoder(_Load)
 _queue = msgspec.json.Decoder(_Queue)
+_marked = msgspec.json.Decoder(_Marked)
 _stored = msgspec.json.Decoder(_Stored)
 
 
@@ -118,7 +130,30 @@ def queue_view(answer: Answer) -> QueueView:
     return QueueView(
         running={item.prompt_id: item.number for item in queue.queue_running},
         pending={item.prompt_id: item.number for item in queue.queue_pending},
+        marks={
+            mark: item.prompt_id
+            for item in (*queue.queue_running, *queue.queue_pending)
+            if (mark := _mark(bytes(item.extra_data))) is not None
+        },
     )
+
+
+def history_marks(answer: Answer) -> dict[str, str]:
+    """Read GET /history: the id there by the id that the proxy has put into the prompt. Raises BadAnswer."""
+    found = {}
+    for prompt_id, raw in _read(answer, _members).items():
+        prompt = rawjson.items(rawjson.members(raw).get("prompt", b"null"))
+        mark = _mark(prompt[3]) if len(prompt) > 3 else None
+        if mark is not None:
+            found[mark] = prompt_id
+    return found
+
+
+def _mark(extra_data: bytes) -> str | None:
+    try:
+        return _marked.decode(extra_data).comfyproxy_prompt_id
+    except msgspec.MsgspecError:
+        return None
 
 
 def history_entry(answer: Answer, prompt_id: str) -> bytes | None:

@@ -11,7 +11,7 @@ import aiohttp
 from comfyproxy.core.errors import DeliveryUnknown
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.upstream import answers, passthrough, sockets
-from comfyproxy.upstream.answers import QueueView, Verdict
+from comfyproxy.upstream.answers import Answer, QueueView, Verdict
 from comfyproxy.upstream.files import FileCalls
 from comfyproxy.upstream.wire import Wire
 
@@ -88,6 +88,11 @@ class BackendClient(FileCalls):
         answer = await self._wire.exchange("GET", path, timeout=self._for_large)
         return answers.history_entry(answer.checked(), prompt_id)
 
+    async def history_marks(self, *, max_items: int) -> dict[str, str]:
+        """Return the ids of the last prompts that have ended here, by the ids that the proxy knows them by."""
+        answer = await self._wire.exchange("GET", f"/history?max_items={max_items}", timeout=self._for_large)
+        return answers.history_marks(answer.checked())
+
     async def delete_pending(self, prompt_ids: Sequence[str]) -> None:
         """Take waiting prompts out of the queue; those that run or are unknown are left alone."""
         if prompt_ids:
@@ -118,6 +123,10 @@ class BackendClient(FileCalls):
         """Return all node classes as raw JSON; tens of megabytes on a server with many models."""
         answer = await self._wire.exchange("GET", "/object_info", timeout=self._for_nodes)
         return answers.raw_object(answer.checked())
+
+    async def get(self, path: str) -> Answer:
+        """Return whatever the server answers to a GET of an encoded path, be it as long as the list of all nodes."""
+        return await self._wire.exchange("GET", path, timeout=self._for_nodes)
 
     def request(
         self,

@@ -6,6 +6,7 @@ from aiohttp import web
 from comfyproxy.metrics import Metrics
 from comfyproxy.web import (
     admin,
+    catalog,
     control,
     direct,
     history,
@@ -34,6 +35,7 @@ ROUTES = [
     *both("GET", "/view", view),
     *both("POST", "/upload/image", upload_image),
     *both("POST", "/upload/mask", upload_mask),
+    *catalog.routes,
     *user_state.routes,
     *logs.routes,
     *direct.routes,

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from comfyproxy.core.ports import JobStore
 from comfyproxy.metrics import Metrics
+from comfyproxy.service.catalogs import Catalogs
 from comfyproxy.service.drain import Drains
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
@@ -21,6 +22,7 @@ STORE: web.AppKey[JobStore] = web.AppKey("store")
 CONTROL: web.AppKey[Control] = web.AppKey("control")
 DRAINS = web.AppKey("drains", Drains)
 MIRROR = web.AppKey("mirror", Mirror)
+CATALOGS = web.AppKey("catalogs", Catalogs)
 LOGS = web.AppKey("logs", LogSubscriptions)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions")
 MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)  # of POST /prompt

@@ -74,6 +74,30 @@ async def test_an_answer_lost_after_acceptance_is_settled_by_looking_also_where_
         assert fleet["a"].executed == [prompt_id]
 
 
+async def test_an_answer_lost_by_a_server_that_mints_ids_does_not_run_the_prompt_twice(tmp_path: Path) -> None:
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path) as proxy:
+        fleet["a"].faults.mint_prompt_ids = True
+        for graph in (text(), sampling(seconds=20)):
+            fleet["a"].faults.cut_after_accepting = 1
+            socket = await proxy.socket("me")
+            prompt_id = await proxy.submit(graph, "me")
+            await socket.until_done(prompt_id)
+            assert (await proxy.ended(prompt_id))["prompt"][1] == prompt_id
+            assert "comfyproxy" not in str(await proxy.ended(prompt_id))
+        assert len(fleet["a"].executed) == 2
+
+
+async def test_a_prompt_that_kills_what_reads_it_does_not_take_down_the_fleet(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d", "e")
+    async with Fleet(*names) as fleet, running_proxy(fleet, tmp_path) as proxy:
+        for backend in fleet.backends.values():
+            backend.faults.cut_before_accepting = True
+        status, body = await proxy.post("/prompt", {"prompt": text()})
+        assert (status, body["error"]["type"]) == (502, "backend_failed")
+        asked = [name for name in names if ("POST", "/prompt") in fleet[name].requests]
+        assert len(asked) == 3
+
+
 async def test_a_prompt_cut_off_before_it_was_read_runs_once(tmp_path: Path) -> None:
     async with Fleet("a", "b", "c") as fleet, running_proxy(fleet, tmp_path) as proxy:
         for name in ("a", "b"):

@@ -104,6 +104,10 @@ class FakeClient:
         await self._called("history", prompt_id)
         return self.entries.get(prompt_id)
 
+    async def history_marks(self, *, max_items: int) -> dict[str, str]:
+        await self._called("history_marks")
+        return {}
+
     async def delete_pending(self, prompt_ids: Sequence[str]) -> None:
         await self._called("delete", list(prompt_ids))
         if not self.deletes:
@@ -370,8 +374,10 @@ class Stage:
             self.failover,
             self.ghosts,
             self.streams,
+            now=self.time,
             wall_clock=lambda: WALL_S,
             heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S,
+            stall_timeout_s=None,
         )
         self.relay = Relay(
             self.board,
@@ -393,6 +399,8 @@ class Stage:
             self.observer,
             wall_clock=lambda: WALL_S,
             mint_id=self._mint,
+            max_jobs=1_000,
+            wait_for_backend_s=0.0,
         )
         self.control = Control(
             self.board,
@@ -405,7 +413,7 @@ class Stage:
             wall_clock=lambda: WALL_S,
             may_interrupt_all=may_interrupt_all,
         )
-        self.settler.on_lost = self.failover.lose
+        self.settler.on_lost = self.dispatcher.on_lost = self.failover.lose
         self.settler.on_settled = self.dispatcher.wake
         self.dispatcher.on_accepted = self.relay.accepted
 

@@ -210,7 +210,7 @@ async def test_a_client_that_leaves_while_its_backend_is_silent_stops_the_transf
         await answer.prepare(request)
         await answer.write(b"x")
         began.set()
-        while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
+        while request.transport is not None and not request.transport.is_closing():
             await asyncio.sleep(0.01)
         ended.set()
         return answer
