@@ -28,7 +28,9 @@ def parsed(**members: Any) -> Envelope:
 
 def built(envelope: Envelope, **options: Any) -> Any:
     body = prompts.build(envelope.payload, prompt_id="p", client_id="link", **{"secrets": envelope.secrets, **options})
-    return json.loads(body)
+    sent = json.loads(body)
+    assert sent["extra_data"].pop(prompts.MARK) == "p"  # so that it can be found
+    return sent
 
 
 def test_the_graph_stays_the_bytes_it_came_as() -> None:
@@ -235,7 +237,10 @@ values = st.recursive(
     max_leaves=8,
 )
 odd_keys = st.text(max_size=8).filter(
-    lambda key: key not in ("prompt", "prompt_id", "client_id", "extra_data", "number", "front", *prompts.SECRET_KEYS)
+    lambda key: (
+        key
+        not in ("prompt", "prompt_id", "client_id", "extra_data", "number", "front", prompts.MARK, *prompts.SECRET_KEYS)
+    )
 )
 
 
@@ -259,6 +264,10 @@ def test_whatever_comes_is_read_or_refused(junk: bytes) -> None:
             continue
         if envelope is not None:
             prompts.execution_targets(envelope.payload)
+
+
+def test_a_mark_of_the_clients_does_not_mislead() -> None:
+    assert built(parsed(extra_data={prompts.MARK: "another"}))["extra_data"] == {}
 
 
 def test_a_number_of_ours_takes_the_place_of_the_clients_number_and_front() -> None:
