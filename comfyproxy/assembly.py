@@ -265,7 +265,7 @@ def _follow(
 
     def ejected(backend: Backend) -> None:
         logs.renew(backend)
-        sources.changed()
+        sources.expire(backend)
 
     fleet.on_restored, fleet.on_ejected = restored, ejected
     keeper.on_connected = logs.renew
