@@ -147,6 +147,7 @@ async def _stop(parts: Parts, tasks: Tasks, runner: web.AppRunner) -> None:
     parts.announcer.close()
     parts.hub.close_all()
     await _close(runner)
+    await parts.submissions.close()
     await parts.files.close()
     await parts.sources.close()
     parts.mirror.close()

@@ -15,6 +15,9 @@ from comfyproxy.core.prompts import SECRET_KEYS
 OWN_PREFIX = "comfyproxy"
 
 
+MAX_MILLISECONDS = 1e15  # thirty thousand years
+
+
 class Outcome(NamedTuple):
     """How an execution ended, as its entry tells; times are ms since the epoch on the backend's clock."""
 
@@ -198,4 +201,5 @@ def _messages(status: Any) -> list[tuple[str, dict[str, Any]]]:
 
 def _milliseconds(data: dict[str, Any]) -> int | None:
     value = data.get("timestamp")
-    return int(value) if isinstance(value, int | float) else None
+    # A server's clock, or what a custom node took for it: only what can be a time counts.
+    return int(value) if isinstance(value, int | float) and abs(value) < MAX_MILLISECONDS else None

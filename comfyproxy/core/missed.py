@@ -24,13 +24,11 @@ def ending(job: Job, entry: bytes, *, heard: Sequence[str], executed: Collection
     parsed = [messages.parse(text) for text in heard]
     has_final = bool(parsed) and parsed[-1] is not None and parsed[-1].is_final
     has_outcome = any(message is not None and message.event in OUTCOMES for message in parsed)
-    if has_final and has_outcome:
-        return list(heard)
     whole = rawjson.members(entry)
     told = [*_outputs(job, whole, executed), *(heard[:-1] if has_final else heard)]
     if not has_outcome:
         told += _outcome(whole)
-    return [*told, messages.final(job.prompt_id)]
+    return [*told, heard[-1] if has_final else messages.final(job.prompt_id)]
 
 
 def _outputs(job: Job, entry: dict[str, bytes], executed: Collection[str]) -> list[str]:

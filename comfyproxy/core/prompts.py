@@ -5,6 +5,7 @@ The graph stays raw bytes on this path. Source: ComfyUI 0.25.0, `server.py` (`po
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,13 @@ MARK = "comfyproxy_prompt_id"
 
 # A queue number behind everything that a server would count up to, and still exact as a float.
 BEHIND_ALL = 2**52
+
+# A server copies graphs recursively, and one of some hundred levels ends its worker (0.25.0, `execution.py`).
+MAX_DEPTH = 200
+MAX_ID_LENGTH = 200
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 # Keys that we set ourselves towards the backend; all others travel in Payload.rest.
 _OURS = frozenset({"prompt", "prompt_id", "client_id", "extra_data"})
@@ -56,12 +64,17 @@ def parse(body: bytes) -> Envelope | None:
     own_client = extra_data.pop("client_id", None)
     client_id = _text(members.get("client_id", own_client))
     rest = {key: raw for key, raw in members.items() if key not in _OURS}
+    prompt_id = _text(members.get("prompt_id"))
+    if prompt_id is not None and not _is_usable_id(prompt_id):
+        raise BadRequest("invalid_prompt_id", "prompt_id must be a UUID, or a short text", details=prompt_id[:100])
+    if is_deeper(members["prompt"], MAX_DEPTH):
+        raise BadRequest("invalid_prompt", "The prompt is nested too deeply", details=f"over {MAX_DEPTH} levels")
     payload = Payload(graph=members["prompt"], extra_data=_object(extra_data), rest=_object(rest))
     return Envelope(
         payload=payload,
         secrets=secrets,
         client_id=client_id,
-        prompt_id=_text(members.get("prompt_id")),
+        prompt_id=prompt_id,
         number=_number(members.get("number")),
         front=bool(_decode(members.get("front", b"false"))),
         workflow_id=_workflow_id(extra_data.get("extra_pnginfo")),
@@ -98,6 +111,22 @@ def build(
         **rest,
     }
     return _object(members)
+
+
+def is_deeper(raw: bytes, depth: int) -> bool:
+    """Whether a JSON value is nested more deeply than that; takes one pass over it for each level that it has."""
+    brackets = _NO_BRACKETS.sub(b"", _STRINGS.sub(b"", raw))
+    for _ in range(depth):
+        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(shorter) == len(brackets):
+            return False  # empty, or no JSON
+        brackets = shorter
+    return bool(brackets)
+
+
+def _is_usable_id(prompt_id: str) -> bool:
+    """Whether an id can stand in a URL; old servers would take any, and then nobody could ask for it."""
+    return 0 < len(prompt_id) <= MAX_ID_LENGTH and prompt_id.isprintable() and prompt_id.strip() == prompt_id
 
 
 def queue_number(envelope: Envelope, next_number: int) -> float:

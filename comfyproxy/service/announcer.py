@@ -19,17 +19,18 @@ class Announcer:
         self._streams, self._queue_remaining = streams, queue_remaining
         self._min_interval_s = min_interval_s
         self._timer: asyncio.TimerHandle | None = None
-        self._is_due = False
+        self._is_due = self._is_closed = False
 
     def changed(self) -> None:
         """Note that the count, or what it stands for, has changed."""
         if self._timer is not None:
             self._is_due = True
-            return
-        self._say()
+        elif not self._is_closed:
+            self._say()
 
     def close(self) -> None:
         """Say nothing more."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
 

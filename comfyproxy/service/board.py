@@ -3,8 +3,6 @@
 State is read and changed without an `await` in between, so there are no locks. The store is told afterwards.
 """
 
-import heapq
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +11,7 @@ from comfyproxy.core.jobs import BackendId, Job, JobState, advance
 from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadCache
+from comfyproxy.service.waiting import Waiting
 
 
 class Board:
@@ -25,9 +24,8 @@ class Board:
         self.on_change: Callable[[], None] = lambda: None
         self._live: dict[str, LiveJob] = {}
         self._by_backend: dict[BackendId, dict[str, LiveJob]] = {}  # by the ids that the backend knows
-        self._heap: list[tuple[float, int, str]] = []
-        self._order = itertools.count()
-        self._waiting: set[str] = set()
+        self._waiting = Waiting()
+        self._judged: dict[str, float] = {}  # numbers of those that are on their way between a backend and the queue
         self._running_on: dict[BackendId, str] = {}
         self._running_of: dict[str, list[str]] = {}  # client id -> prompt ids, in order of their start
         self._count = 0
@@ -112,46 +110,29 @@ class Board:
 
     def queue(self, live: LiveJob) -> None:
         """Put a job in state QUEUED where the dispatcher takes from."""
-        self._waiting.add(live.job.prompt_id)
-        heapq.heappush(self._heap, (live.job.number, next(self._order), live.job.prompt_id))
+        self._judged.pop(live.prompt_id, None)
+        self._waiting.add(live)
 
     def unqueue(self, live: LiveJob) -> None:
         """Keep the dispatcher from taking a waiting job; `queue` puts it back."""
-        self._waiting.discard(live.job.prompt_id)
+        self._waiting.discard(live)
 
     def take(self, wanted: Callable[[LiveJob], BackendId | None], *, look: int) -> tuple[LiveJob, BackendId] | None:
-        """Take out the first waiting job for which `wanted` names a backend.
-
-        Args:
-            look: how many jobs to look at before giving up; those passed over keep their place.
-        """
-        passed: list[tuple[float, int, str]] = []
-        found = None
-        while self._heap and len(passed) < look:
-            entry = heapq.heappop(self._heap)
-            live = self._live.get(entry[2])
-            if live is None or entry[2] not in self._waiting:
-                continue
-            if (backend := wanted(live)) is not None:
-                self._waiting.discard(entry[2])
-                found = live, backend
-                break
-            passed.append(entry)
-        for entry in passed:
-            heapq.heappush(self._heap, entry)
-        return found
+        """Take out the first waiting job for which `wanted` names a backend: see `Waiting.take`."""
+        return self._waiting.take(wanted, look=look)
 
     def is_next(self, number: float) -> bool:
-        """Whether no waiting job comes before a job of this number."""
-        while self._heap and self._heap[0][2] not in self._waiting:
-            heapq.heappop(self._heap)
-        return not self._heap or number < self._heap[0][0]
+        """Whether no job that waits, or is about to, comes before a job of this number."""
+        first = self._waiting.first_number()
+        if self._judged:
+            first = min(self._judged.values()) if first is None else min(first, *self._judged.values())
+        return first is None or number < first
 
     def move(self, live: LiveJob, to: JobState, **changes: Any) -> Job:
         """Advance a job by the state table and keep the indexes true. Raises InvalidTransition."""
         job = advance(live.job, to, **changes)
         self._unbind(live)
-        self._waiting.discard(job.prompt_id)
+        self._waiting.discard(live)
         if to is JobState.QUEUED:
             job = replace(job, backend=None, backend_prompt_id=None, started_s=None)
             self._stopped(live)
@@ -166,6 +147,7 @@ class Board:
         if live.is_visitor:
             self._unbind(live)
             live.is_visitor = False
+            self._judged.pop(live.prompt_id, None)
             self.count_run(live)
             self._bind(live)
 
@@ -195,7 +177,8 @@ class Board:
             return
         self._unbind(live)
         self._stopped(live)
-        self._waiting.discard(live.job.prompt_id)
+        self._waiting.discard(live)
+        self._judged.pop(live.prompt_id, None)
         self.payloads.forget(live.job.prompt_id)
         if live.is_admitted:
             self._count -= 1
@@ -216,6 +199,10 @@ class Board:
         if job.backend is None:
             return
         self._by_backend.setdefault(job.backend, {})[job.id_on_backend] = live
+        if live.is_visitor:
+            self._judged[job.prompt_id] = job.number
+        else:
+            self._judged.pop(job.prompt_id, None)
         if (backend := self._fleet.get(job.backend)) is not None:
             (backend.visitors if live.is_visitor else backend.in_flight).add(job.prompt_id)
 

@@ -6,23 +6,21 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from comfyproxy.core import merging, rawjson
 from comfyproxy.core.errors import UpstreamFailed
 from comfyproxy.service import sources as paths
-from comfyproxy.service.contents import Content, Listing
+from comfyproxy.service.contents import LONG_BYTES, Content, Listing
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.recent import Recent
-from comfyproxy.service.sources import LONG_BYTES, MAX_PATHS, Refusal, Sources
+from comfyproxy.service.sources import MAX_PATHS, Refusal, Sources
 
 # Compressing less costs more than it saves: it fits into one packet as it is.
 WORTH_COMPRESSING_BYTES = 1400
 
 _EMPTY = b"{}"
-
-T = TypeVar("T")
 
 
 class Document:
@@ -47,7 +45,7 @@ class Document:
         """Return it compressed; that is done once."""
         async with self._turn:
             if self._gzipped is None:
-                self._gzipped = await _away(len(self.body), lambda: gzip.compress(self.body, mtime=0))
+                self._gzipped = await asyncio.to_thread(gzip.compress, self.body, mtime=0)
             return self._gzipped
 
 
@@ -150,7 +148,7 @@ class Catalogs:
             if built.document is None or not _are_same(built.contents, contents):
                 size = sum(len(content.body) if isinstance(content, Listing) else LONG_BYTES for content in contents)
                 values = [content.body if isinstance(content, Listing) else content for content in contents]
-                built.document = await _away(size, lambda: Document(unite(values)))
+                built.document = await self._sources.worker.run(size, lambda: Document(unite(values)))
                 built.contents = tuple(contents)
             built.generation = generation
             built.fresh_until_s = self._sources.fresh_until_s(path, backends, max_age_s=self._max_age_s)
@@ -211,8 +209,3 @@ def _files(kind: str) -> str:
 
 def _are_same(one: Sequence[Content], other: Sequence[Content]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
-
-
-async def _away(size: int, work: Callable[[], T]) -> T:
-    """Do it in a thread if it takes long."""
-    return await asyncio.to_thread(work) if size >= LONG_BYTES else work()

@@ -1,12 +1,20 @@
 """Answers of backends as they are kept: what many of them say alike, once."""
 
+import asyncio
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from comfyproxy.core import catalog, merging
 from comfyproxy.core.catalog import Catalog, Definition
+
+T = TypeVar("T")
+
+# What is longer is looked into by a thread.
+LONG_BYTES = 64 * 1024
 
 
 class Listing:
@@ -33,7 +41,7 @@ Content: TypeAlias = Listing | Catalog
 class Pool:
     """Gives equal answers as one object for as long as somebody holds it, so that each is taken apart once.
 
-    Its methods may be called by several threads; at worst two of them keep one thing twice.
+    Its methods may be called by two threads; at worst they keep one thing twice.
     """
 
     def __init__(self) -> None:
@@ -61,6 +69,23 @@ class Pool:
         if known is None:
             known = self._definitions[json] = Definition(json)
         return known
+
+
+class Worker:
+    """One thread for all that takes long: with each more that computes, the event loop waits longer for its turn."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="catalogs")
+
+    async def run(self, size: int, work: Callable[[], T]) -> T:
+        """Return what the work returns, which is as long as `size` bytes are; short work is done at once."""
+        if size < LONG_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Do no more work."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def stem(name: str) -> str:

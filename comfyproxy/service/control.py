@@ -132,14 +132,17 @@ class Control:
         return True
 
     async def _interrupt(self, jobs: Iterable[LiveJob]) -> None:
-        """Stop those that run: an old server, which knows no ids here, must not stop another prompt instead."""
-        failures = await asyncio.gather(*(self._interrupt_on(live) for live in jobs if live.is_running))
+        """Stop those that run, whether or not an event has told that they do."""
+        failures = await asyncio.gather(*(self._interrupt_on(live) for live in jobs))
         if failed := [failure for failure in failures if failure is not None]:
             raise UpstreamFailed("A backend could not be told to interrupt", details="; ".join(map(str, failed)))
 
     async def _interrupt_on(self, live: LiveJob) -> UpstreamError | None:
-        if (backend := self._fleet.get(live.job.backend)) is None:
+        backend = self._fleet.get(live.job.backend)
+        if backend is None or live.is_settling:
             return None
+        if not live.is_running and not backend.interrupts_by_id:
+            return None  # it would stop whatever runs there
         log.info("prompt %s is being interrupted on %s", live.prompt_id, backend.id)
         try:
             await backend.client.interrupt(live.job.id_on_backend)
@@ -158,4 +161,6 @@ class Control:
             return False
         if whereabouts.fate is Fate.ENDED:
             self._settler.begin(live, entry=whereabouts.entry)
+        elif whereabouts.fate is Fate.STARTED:
+            self._board.started(live, now_s=self._wall_clock())  # no event told of it, or not yet
         return whereabouts.fate is Fate.GONE

@@ -15,7 +15,7 @@ from comfyproxy.core.errors import NotDelivered, UpstreamError
 from comfyproxy.core.files import FileRef
 from comfyproxy.core.graph import Evidence, FileInput
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.ports import FileIndex
+from comfyproxy.core.ports import FileIndex, StoreUnavailable
 from comfyproxy.service.file_ports import UploadAnswer, client_of
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.replication import Replicator, Source
@@ -127,7 +127,11 @@ class Files:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(resolve(item), name=f"file {item.value}") for item in items]
-        except* UpstreamError as failed:
+        except ExceptionGroup as failed:
+            if failed.split((UpstreamError, StoreUnavailable))[1] is not None:
+                raise
+            if (lost := failed.subgroup(StoreUnavailable)) is not None:
+                raise StoreUnavailable(str(lost.exceptions[0])) from failed
             raise NotDelivered(f"{target.id}: {failed.exceptions[0]}") from failed
         return [task.result() for task in tasks]
 

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _CREATE_TIME_SINCE = (0, 4)
 # And from this one on they have the cancel routes of the jobs API.
 _CANCEL_ROUTES_SINCE = (0, 26)
+# The oldest version seen to honour the id of POST /interrupt.
+_INTERRUPTS_BY_ID_SINCE = (0, 3, 64)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +59,7 @@ class Backend:
             return "draining" if self.in_flight else "drained"
         if not self.health.healthy:
             return "unhealthy" if self.epoch or self.last_error else "starting"
-        return "ready" if len(self.in_flight) < self.settings.max_concurrent else "busy"
+        return "ready" if self.candidate().is_available else "busy"
 
     @property
     def foreign(self) -> int:
@@ -73,6 +75,11 @@ class Backend:
     def has_cancel_routes(self) -> bool:
         """Whether this server has POST /api/jobs/{id}/cancel."""
         return self._is_since(_CANCEL_ROUTES_SINCE)
+
+    @property
+    def interrupts_by_id(self) -> bool:
+        """Whether an interrupt that names a prompt leaves all others alone."""
+        return self._is_since(_INTERRUPTS_BY_ID_SINCE) and not self.mints_ids
 
     def _is_since(self, wanted: tuple[int, ...]) -> bool:
         if self.version is None:

@@ -24,7 +24,7 @@ class Ghosts:
         self._board, self._store = board, store
         self._jobs: dict[BackendId, set[LiveJob]] = {}  # those that may have a ghost there
         self._minted: Recent[bool] = Recent()  # (backend, id) of left prompts, by the ids of their backends
-        self._strangers: Recent[bool] = Recent()
+        self._known: Recent[bool] = Recent()  # whether the store knows an id that a backend has
 
     def leave(self, live: LiveJob, backend: BackendId) -> None:
         """Note that a run of a job may still be on a backend; until it is known not to be, none is sent there."""
@@ -41,8 +41,13 @@ class Ghosts:
         Raises UpstreamError, StoreUnavailable.
         """
         suspected = set(self._jobs.get(backend.id, ()))
-        running = [prompt_id for prompt_id in view.running if await self._is_ghost(backend.id, prompt_id)]
-        pending = [prompt_id for prompt_id in view.pending if await self._is_ghost(backend.id, prompt_id)]
+        for prompt_id in (*view.running, *view.pending):
+            await self._look_up(prompt_id)
+        running = [prompt_id for prompt_id in view.running if self._is_ghost(backend.id, prompt_id)]
+        pending = [prompt_id for prompt_id in view.pending if self._is_ghost(backend.id, prompt_id)]
+        for prompt_id in (*running, *pending):
+            if (live := self._board.get(prompt_id)) is not None:
+                self.leave(live, backend.id)  # nor shall it be sent there while it is being removed
         if pending:
             log.info("%s has %d prompts that have moved on: deleted", backend.id, len(pending))
             await backend.client.delete_pending(pending)
@@ -56,7 +61,12 @@ class Ghosts:
         self._jobs[backend.id] = self._jobs.get(backend.id, set()) - suspected
         return False
 
-    async def _is_ghost(self, backend: BackendId, prompt_id: str) -> bool:
+    async def _look_up(self, prompt_id: str) -> None:
+        """Find out whether a prompt is a stranger's. Raises StoreUnavailable."""
+        if self._board.get(prompt_id) is None and self._known.get(prompt_id) is None:
+            self._known.put(prompt_id, await self._store.get(prompt_id) is not None)
+
+    def _is_ghost(self, backend: BackendId, prompt_id: str) -> bool:
         if self._board.find(backend, prompt_id) is not None:
             return False
         if self._minted.get((backend, prompt_id)):
@@ -64,9 +74,4 @@ class Ghosts:
         live = self._board.get(prompt_id)
         if live is not None:
             return live.moving is None
-        if self._strangers.get(prompt_id):
-            return False
-        if await self._store.get(prompt_id) is not None:
-            return True
-        self._strangers.put(prompt_id, True)
-        return False
+        return bool(self._known.get(prompt_id))

@@ -83,7 +83,7 @@ class Placement:
         if found or (able and live.is_admitted):
             return found
         if live.classes and not able:
-            log.info("prompt %s can run nowhere: %s", live.prompt_id, self.missing(live))
+            log.debug("prompt %s can run nowhere: %s", live.prompt_id, self.missing(live))
         return _reachable(open_to_it, live)
 
 

@@ -20,6 +20,8 @@ EAGER_S = 1.0
 RISING_S = 0.1
 # What a backend can run seldom changes while it is up.
 RELEARN_S = 300.0
+# One that cannot say it is not asked at every probe: the answer may be twenty megabytes.
+RETRY_LEARN_S = 10.0
 
 
 class Prober:
@@ -45,6 +47,7 @@ class Prober:
         self._fleet, self._reconciler, self._sources, self._observer = fleet, reconciler, sources, observer
         self._interval_s, self._now, self._jitter = interval_s, now, jitter
         self._wanted: dict[BackendId, asyncio.Event] = {backend.id: asyncio.Event() for backend in fleet}
+        self._tried_s: dict[BackendId, float] = {}  # when each was last asked what it can do
         self.on_load: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
@@ -60,6 +63,7 @@ class Prober:
     def relearn(self, backend: Backend) -> None:
         """Look at a backend soon, and ask it again what it can do: it may have been restarted."""
         self._sources.expire(backend)
+        self._tried_s.pop(backend.id, None)
         self._reconciler.haunt(backend)
         self.suspect(backend)
 
@@ -96,7 +100,9 @@ class Prober:
         self._fleet.note_alive(backend)
         if not backend.health.healthy:
             self._reconciler.haunt(backend)
-        if not backend.health.healthy or self._sources.age_s(backend) > RELEARN_S:
+        tried_s = self._tried_s.get(backend.id, float("-inf"))
+        if self._sources.age_s(backend) > RELEARN_S and self._now() - tried_s > RETRY_LEARN_S:
+            self._tried_s[backend.id] = self._now()
             await self._sources.learn(backend)
         # Before it takes new work: what it has from before must not meet the same prompt's next run there.
         try:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from comfyproxy.core import messages
+from comfyproxy.core.errors import BadAnswer
 from comfyproxy.core.jobs import JobState
 from comfyproxy.service.board import Board
 from comfyproxy.service.failover import Failover
@@ -58,7 +59,9 @@ class Reconciler:
 
         Raises UpstreamError, StoreUnavailable.
         """
-        jobs = [live for live in self._board.on(backend.id) if _is_settled_there(live, backend)]
+        # With the time of sending: before the backend answers, a job may have come back and gone there once more, and
+        # then the answer is not about it.
+        jobs = [(live, live.sent_s) for live in self._board.on(backend.id) if _is_settled_there(live, backend)]
         if not jobs and backend.id not in self._haunted:
             return
         self._haunted.discard(backend.id)
@@ -66,22 +69,32 @@ class Reconciler:
         if await self._ghosts.lay(backend, view):
             self.haunt(backend)
             self._fleet.on_suspicion(backend)  # they end at their next step
-        for live in jobs:
+        for live, sent_s in jobs:
+            if live.sent_s != sent_s or not _is_settled_there(live, backend):
+                continue
             prompt_id = live.job.id_on_backend
             if prompt_id in view.running:
                 self._runs(live)
                 self._watch_for_stall(live, backend)
-            elif prompt_id not in view.pending and _is_settled_there(live, backend):
-                # A prompt goes from the queue to the history in one step, so one of the two had it all the time.
-                entry = await backend.client.history_entry(prompt_id)
-                if not _is_settled_there(live, backend):
-                    continue
-                if entry is not None:
-                    log.info("prompt %s has ended on %s unheard", live.prompt_id, backend.id)
-                    self._settler.begin(live, entry=entry)
-                else:
-                    why = f"Backend {backend.id} has forgotten this prompt: it was restarted or cleared"
-                    self._failover.lose(live, why)
+            elif prompt_id not in view.pending:
+                await self._look_into_history(live, sent_s, backend)
+
+    async def _look_into_history(self, live: LiveJob, sent_s: float, backend: Backend) -> None:
+        """Find out what became of a job that has left the queue. Raises UpstreamError."""
+        try:
+            # A prompt goes from the queue to the history in one step, so one of the two had it all the time.
+            entry = await backend.client.history_entry(live.job.id_on_backend)
+        except BadAnswer as exc:
+            log.warning("%s does not give the history of prompt %s: %s", backend.id, live.prompt_id, exc)
+            self._settler.begin(live)  # which tries some more, and then ends it
+            return
+        if live.sent_s != sent_s or not _is_settled_there(live, backend):
+            return
+        if entry is not None:
+            log.info("prompt %s has ended on %s unheard", live.prompt_id, backend.id)
+            self._settler.begin(live, entry=entry)
+        else:
+            self._failover.lose(live, f"Backend {backend.id} has forgotten this prompt: it was restarted or cleared")
 
     def failed(self, backend: Backend, reason: str, *, is_dead: bool) -> None:
         """Note that a probe failed. Silence is no proof of death, unless it lasts for the heartbeat timeout."""

@@ -157,6 +157,8 @@ class Relay:
             early.setdefault(prompt_id, []).append(message)
 
     def _is_id_awaited(self, backend: Backend) -> bool:
+        if backend.mints_ids is False:
+            return False
         return any(live.job.state is JobState.DISPATCHING for live in self._board.on(backend.id))
 
     def _about(self, live: LiveJob, message: Message) -> None:
@@ -173,7 +175,11 @@ class Relay:
                 self._board.started(live, now_s=self._wall_clock())
         elif message.event == "executed" and (node := messages.executed_node(message)) is not None:
             live.executed.add(node)
-        text = self._rewritten(live, message)
+        try:
+            text = self._rewritten(live, message)
+        except (ValueError, ArithmeticError, RecursionError) as exc:
+            log.warning("a %s message of prompt %s is unreadable: %s", message.event, live.prompt_id, exc)
+            return
         if live.tail or message.is_final or message.event in OUTCOMES:
             live.tail.append(text)
             if message.is_final:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # second "no" counts.
 LOOK_AGAIN_S = 1.0
 NOT_THERE_AFTER = 2  # looks
+MAX_BAD_ANSWERS = 10  # until a backend that answers with something else than its queue counts as silent
 MARKS_LOOKED_AT = 50  # of the last prompts of a server that may call them by ids of its own
 
 
@@ -110,9 +111,9 @@ class Sender:
 
         A dead backend has nothing.
         """
-        looks = 0
+        looks = bad = 0
         while True:
-            if live.is_running or live.job.state.is_terminal:
+            if _is_heard_of(live):
                 return live.job.id_on_backend
             try:
                 if (found := await self._look(live, backend)) is not None:
@@ -122,13 +123,14 @@ class Sender:
                 self._fleet.note_failure(backend, exc)
                 return None
             except UpstreamError as exc:
-                if self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
-                    log.warning("prompt %s: %s has been silent for too long: %s", live.prompt_id, backend.id, exc)
+                bad += isinstance(exc, BadAnswer)
+                if bad >= MAX_BAD_ANSWERS or self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
+                    log.warning("prompt %s: %s cannot be asked for it any longer: %s", live.prompt_id, backend.id, exc)
                     self._ghosts.leave(live, backend.id)
                     return None
             else:
                 looks += 1
-                if looks >= NOT_THERE_AFTER:
+                if looks >= NOT_THERE_AFTER and not _is_heard_of(live):
                     log.info("prompt %s did not arrive at %s", live.prompt_id, backend.id)
                     return None
             await asyncio.sleep(self._look_again_s)
@@ -164,3 +166,8 @@ class Sender:
     def _failed(self, live: LiveJob, backend: Backend, error: UpstreamError, outcome: str) -> None:
         log.warning("prompt %s to %s: %s: %s", live.prompt_id, backend.id, outcome, error)
         self._observer.dispatched(backend.id, outcome)
+
+
+def _is_heard_of(live: LiveJob) -> bool:
+    """Whether its backend has told of the job, whatever it answers when asked."""
+    return live.is_running or live.is_settling or live.job.state.is_terminal

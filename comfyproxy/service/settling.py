@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from comfyproxy.core import history, jobs_api, messages, missed
-from comfyproxy.core.errors import ConnectionRefused, UpstreamError
+from comfyproxy.core.errors import BadAnswer, ConnectionRefused, UpstreamError
 from comfyproxy.core.jobs import Job, JobState, Payload
-from comfyproxy.core.ports import JobStore, StoreUnavailable
+from comfyproxy.core.ports import JobStore, JobSummary, StoreUnavailable
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
@@ -21,6 +21,10 @@ RETRY_S = 1.0
 # ComfyUI writes the entry before it says that the prompt has ended; more than one look is for servers that lag.
 LOOKS = 3
 LOOK_AGAIN_S = 0.2
+MAX_BAD_ANSWERS = 10  # until a backend that answers with something else than its history is believed to have none
+
+# What a server's answer may make of our reading: custom nodes put anything into it, numbers of any size, to any depth.
+ODD = (ValueError, ArithmeticError, RecursionError)
 
 
 class Settler:
@@ -73,6 +77,11 @@ class Settler:
         if raw is None and backend is not None:
             try:
                 raw = await self._fetch(live, backend)
+            except BadAnswer as exc:
+                await self._fail(
+                    live, f"Backend {backend.id} does not give the history of this prompt: {exc}", "BadHistory"
+                )
+                return
             except UpstreamError as exc:
                 # Silent, it has the result, and nothing that still runs.
                 self.on_lost(live, f"Backend {backend.id} died before its result was fetched: {exc}")
@@ -81,25 +90,31 @@ class Settler:
             self.on_lost(live, f"Backend {live.job.backend} has forgotten the result: it was restarted or cleared")
             return
         payload = await self._payload(live)
-        prefix = str(backend.id) if backend is not None and self._fleet.prefixes else None
         try:
-            found = history.outcome(raw)
-            job = replace(
-                live.job,
-                state=found.state,
-                finished_s=self._wall_clock(),
-                started_s=live.job.started_s or _seconds(found.started_ms),
-                error=found.message,
-            )
-            entry = history.build_entry(
-                raw, job=job, payload=payload, client_graph=live.client_graph, backend_prefix=prefix
-            )
-        except ValueError as exc:
-            await self._fail(
-                live, f"Backend {live.job.backend} has no usable history of this prompt: {exc}", "BadHistory"
-            )
+            job, entry, ending = self._read(live, raw, payload, backend)
+            summary = jobs_api.summarise(job, entry)
+        except ODD as exc:
+            await self._fail(live, f"The history of this prompt on {live.job.backend} is unusable: {exc}", "BadHistory")
             return
-        await self._finish(live, job, entry, missed.ending(job, entry, heard=live.tail, executed=live.executed))
+        await self._finish(live, job, entry, summary, ending)
+
+    def _read(
+        self, live: LiveJob, raw: bytes, payload: Payload, backend: Backend | None
+    ) -> tuple[Job, bytes, list[str]]:
+        """Return the ended job, its entry for clients, and what its client is still to be told. Raises ODD errors."""
+        prefix = str(backend.id) if backend is not None and self._fleet.prefixes else None
+        found = history.outcome(raw)
+        job = replace(
+            live.job,
+            state=found.state,
+            finished_s=self._wall_clock(),
+            started_s=live.job.started_s or _seconds(found.started_ms),
+            error=found.message,
+        )
+        entry = history.build_entry(
+            raw, job=job, payload=payload, client_graph=live.client_graph, backend_prefix=prefix
+        )
+        return job, entry, missed.ending(job, entry, heard=live.tail, executed=live.executed)
 
     async def _fail(self, live: LiveJob, message: str, exception_type: str) -> None:
         payload = await self._payload(live)
@@ -109,10 +124,10 @@ class Settler:
         entry = history.failed_entry(job, payload, message=message, exception_type=exception_type, timestamp_ms=now_ms)
         event = history.failed_event(job, message=message, exception_type=exception_type, timestamp_ms=now_ms)
         log.warning("prompt %s has failed: %s", live.prompt_id, message)
-        await self._finish(live, job, entry, [messages.encode("execution_error", event), messages.final(job.prompt_id)])
+        ending = [messages.encode("execution_error", event), messages.final(job.prompt_id)]
+        await self._finish(live, job, entry, jobs_api.summarise(job, entry), ending)
 
-    async def _finish(self, live: LiveJob, job: Job, entry: bytes, ending: list[str]) -> None:
-        summary = jobs_api.summarise(job, entry)
+    async def _finish(self, live: LiveJob, job: Job, entry: bytes, summary: JobSummary, ending: list[str]) -> None:
         while True:
             try:
                 await self._store.settle(job, entry, summary)
@@ -132,12 +147,21 @@ class Settler:
         self.on_settled()
 
     async def _fetch(self, live: LiveJob, backend: Backend) -> bytes | None:
-        """Return the backend's entry; None if it has none. Raises UpstreamError if it is dead, or silent too long."""
-        looks = 0
+        """Return the backend's entry; None if it has none.
+
+        Raises UpstreamError if the backend is dead, silent too long, or has no answer of ComfyUI's.
+        """
+        looks = bad = 0
         while True:
             try:
                 entry = await backend.client.history_entry(live.job.id_on_backend)
                 self._fleet.note_alive(backend)
+            except BadAnswer:
+                bad += 1
+                if bad >= MAX_BAD_ANSWERS:
+                    raise
+                await asyncio.sleep(self._retry_s)
+                continue
             except UpstreamError as exc:
                 self._fleet.note_failure(backend, exc)
                 is_silent = self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s

@@ -14,7 +14,7 @@ from comfyproxy.core import rawjson
 from comfyproxy.core.catalog import Catalog
 from comfyproxy.core.errors import BadAnswer, UpstreamError
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.service.contents import Content, Listing, Pool
+from comfyproxy.service.contents import Content, Listing, Pool, Worker
 from comfyproxy.service.fleet import Backend, Fleet
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ FEATURES, SYSTEM_STATS, OBJECT_INFO = LEARNED = ("/features", "/system_stats", "
 MAX_PATHS = 4096
 # So many answers are read at a time; each may be 20 MB until it is known which part of it is new.
 MAX_ASKED = 32
-# What is longer is looked into by a thread.
-LONG_BYTES = 64 * 1024
 
 
 class Answer(Protocol):
@@ -79,6 +77,7 @@ class Sources:
         patience_s: nobody waits longer for a backend, as long as anything is known; its answer is taken when it comes.
 
     Attributes:
+        worker: does what takes long.
         generation: grows with whatever may change an answer that is made of those of all backends.
     """
 
@@ -86,6 +85,7 @@ class Sources:
         self._fleet, self._now, self._patience_s = fleet, now, patience_s
         self._paths: OrderedDict[str, dict[BackendId, _Known]] = OrderedDict()
         self._pool = Pool()
+        self.worker = Worker()
         self._gate = asyncio.Semaphore(MAX_ASKED)
         self._tasks: set[asyncio.Task[None]] = set()
         self.generation = 0
@@ -163,6 +163,7 @@ class Sources:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.worker.close()
 
     def _known(self, backend: Backend, path: str) -> _Known:
         known_of = self._paths.setdefault(path, {})
@@ -232,7 +233,7 @@ class Sources:
     async def _read(self, backend: Backend, path: str, answer: Answer) -> Content:
         read = self._pool.catalog if path == OBJECT_INFO else self._pool.listing
         try:
-            return await asyncio.to_thread(read, answer.body) if len(answer.body) > LONG_BYTES else read(answer.body)
+            return await self.worker.run(len(answer.body), lambda: read(answer.body))
         except msgspec.MsgspecError as exc:
             raise BadAnswer(f"{backend.id}: GET {path}: not what ComfyUI answers ({exc})") from exc
 

@@ -13,6 +13,7 @@ from comfyproxy.core.errors import (
     NoBackend,
     NotDelivered,
     QueueFull,
+    RequestError,
     ShuttingDown,
     UpstreamError,
     UpstreamFailed,
@@ -25,6 +26,7 @@ from comfyproxy.service.dispatcher import Dispatcher
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.flights import Flights
 from comfyproxy.service.live import LiveJob
+from comfyproxy.service.payloads import PayloadLost
 from comfyproxy.service.placement import Placement
 from comfyproxy.service.ports import Observer, Verdict
 from comfyproxy.service.sending import LostOnTheWay, Sender
@@ -89,6 +91,10 @@ class Submissions:
         self.is_stopping = True
         self._restored.set()
         await self._idle.wait()
+
+    async def close(self) -> None:
+        """Stop what `finish` was not given the time for; a restart looks for those prompts."""
+        await self._own_ids.close()
 
     async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
         """Take a prompt in and return the answer for its client.
@@ -163,6 +169,8 @@ class Submissions:
     async def _once(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
         live = self._board.get(prompt_id)
         job = live.job if live is not None else await self._store.get(prompt_id)
+        if live is None and job is not None and not job.state.is_terminal:
+            job = None  # left behind by a write that failed: nobody was told 200, and nobody runs it
         if job is None:
             return await self._new(envelope, prompt_id, pinned)
         if job.fingerprint != envelope.fingerprint:
@@ -223,8 +231,8 @@ class Submissions:
                     if lost > MAX_LOSSES:
                         raise UpstreamFailed("Several backends failed over this prompt", details=str(exc)) from exc
                     last = str(exc)
-        except Exception:
-            # Not where we are being stopped: a backend may have the job, and after the restart it is looked for there.
+        except (RequestError, StoreUnavailable, PayloadLost):
+            # Only where it is certain that no backend has it. Whatever else ends us, a restart looks for it.
             await self._forget(live)
             raise
 

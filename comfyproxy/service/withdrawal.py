@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from enum import Enum
 
-from comfyproxy.core.errors import ConnectionRefused, UpstreamError
+from comfyproxy.core.errors import BadAnswer, ConnectionRefused, UpstreamError
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.ports import Spawn
@@ -17,6 +17,7 @@ from comfyproxy.service.ports import Spawn
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+MAX_BAD_ANSWERS = 10  # until a backend that answers with something else than its queue counts as silent
 
 
 class Fate(Enum):
@@ -83,6 +84,7 @@ class Withdrawals:
         del self._wanted[backend.id]
 
     async def _take_back(self, backend: Backend, prompt_ids: list[str]) -> dict[str, Whereabouts]:
+        bad = 0
         while True:
             try:
                 return await self._ask(backend, prompt_ids)
@@ -91,8 +93,11 @@ class Withdrawals:
                 return dict.fromkeys(prompt_ids, GONE)
             except UpstreamError as exc:
                 self._fleet.note_failure(backend, exc)
-                if self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
-                    log.warning("%s is silent: %d prompts to take back are given up there", backend.id, len(prompt_ids))
+                bad += isinstance(exc, BadAnswer)
+                if bad >= MAX_BAD_ANSWERS or self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
+                    log.warning(
+                        "%s does not answer: %d prompts to take back are given up there", backend.id, len(prompt_ids)
+                    )
                     return dict.fromkeys(prompt_ids, GIVEN_UP)
             await asyncio.sleep(self._retry_s)
 

@@ -56,6 +56,14 @@ def test_every_truncation_is_a_bad_frame(metadata: dict[str, Any]) -> None:
     assert frames.split_metadata(whole) == (metadata, b"")
 
 
+def test_a_frame_that_ends_in_the_space_behind_its_metadata_is_a_bad_frame() -> None:
+    whole = with_header(b"{}   ", b"")
+    assert frames.split_metadata(whole) == ({}, b"")
+    for missing in range(1, 4):
+        with pytest.raises(BadFrame):
+            frames.split_metadata(whole[:-missing])
+
+
 @pytest.mark.parametrize("length", range(4))
 def test_a_frame_without_a_kind_is_a_bad_frame(length: int) -> None:
     for read in (frames.kind, frames.split_metadata, frames.without_metadata, frames.is_droppable):

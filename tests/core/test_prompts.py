@@ -120,7 +120,7 @@ def test_front_is_taken_for_true_as_python_takes_it(front: object, expected: boo
     assert parsed(front=front).front is expected
 
 
-@pytest.mark.parametrize(("given_id", "expected"), [("p", "p"), ("", ""), (5, "5"), (None, None), (True, "True")])
+@pytest.mark.parametrize(("given_id", "expected"), [("p", "p"), (5, "5"), (None, None), (True, "True")])
 def test_a_prompt_id_of_another_type_becomes_text(given_id: object, expected: str | None) -> None:
     assert parsed(prompt_id=given_id).prompt_id == expected
 
@@ -131,10 +131,34 @@ def test_text_that_is_not_utf8_is_refused_where_it_must_be_read(key: str) -> Non
         prompts.parse(b'{"prompt": {}, "' + key.encode() + b'": "\xff"}')
 
 
-@pytest.mark.parametrize("key", ["client_id", "prompt_id"])
-def test_a_lone_surrogate_is_text_like_any_other(key: str) -> None:
-    envelope = parse(b'{"prompt": {"1": "\\ud800"}, "' + key.encode() + b'": "\\ud83d"}')
-    assert getattr(envelope, key) == "\ud83d"
+@pytest.mark.parametrize("given_id", ["", " ", " x", "a\nb", "\ud83d", "x" * 201])
+def test_a_prompt_id_that_nobody_could_ask_for_is_refused(given_id: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parsed(prompt_id=given_id)
+    assert caught.value.kind == "invalid_prompt_id"
+
+
+@pytest.mark.parametrize(("depth", "is_fine"), [(150, True), (198, True), (202, False), (5000, False)])
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}"), ('[["[{", ', "]]")])
+def test_a_graph_is_refused_that_is_too_deep_to_be_copied(depth: int, is_fine: bool, opens: str, closes: str) -> None:
+    levels = depth // len(closes)
+    body = b'{"prompt": ' + (opens * levels + "1" + closes * levels).encode() + b"}"
+    if is_fine:
+        prompts.parse(body)
+    else:
+        with pytest.raises(BadRequest):
+            prompts.parse(body)
+
+
+def test_brackets_in_texts_are_no_depth() -> None:
+    graph = {str(number): "[" * 500 + '\\" {' for number in range(50)}
+    assert not prompts.is_deeper(json.dumps(graph).encode(), 2)
+    assert prompts.is_deeper(b'[[["x"]]]', 2)
+
+
+def test_a_lone_surrogate_is_text_like_any_other() -> None:
+    envelope = parse(b'{"prompt": {"1": "\\ud800"}, "client_id": "\\ud83d"}')
+    assert envelope.client_id == "\ud83d"
     assert envelope.payload.graph == b'{"1": "\\ud800"}'
     assert envelope.fingerprint
 

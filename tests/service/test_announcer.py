@@ -78,7 +78,6 @@ async def test_it_falls_silent(room: Room) -> None:
     assert room.said == [(0.0, 1)]
 
 
-@pytest.mark.xfail(reason="close() only stops a timer that runs: what changes after a rest is told", strict=True)
 async def test_it_falls_silent_after_a_rest_too(room: Room) -> None:
     room.announcer.close()
     room.change(1)

@@ -32,9 +32,11 @@ def add(board: Board, prompt_id: str, *, is_admitted: bool = True, **job: Any) -
     return live
 
 
-def waiting(board: Board, *numbers: float) -> list[LiveJob]:
+def waiting(board: Board, *numbers: float, apart: bool = False) -> list[LiveJob]:
+    """Let jobs wait; `apart`: each in a line of its own, because it needs other node classes."""
     jobs = [add(board, f"p{place}", number=number) for place, number in enumerate(numbers)]
     for live in jobs:
+        live.classes = frozenset({live.prompt_id}) if apart else frozenset({"X"})
         board.queue(live)
     return jobs
 
@@ -54,15 +56,53 @@ def test_jobs_wait_by_number_and_then_in_the_order_in_which_they_came(board: Boa
 
 
 def test_those_passed_over_keep_their_place(board: Board) -> None:
-    waiting(board, 1, 1, 1, 1)
+    waiting(board, 1, 1, 1, 1, apart=True)
     found = board.take(lambda live: B if live.prompt_id == "p2" else None, look=100)
     assert found is not None
     assert (found[0].prompt_id, found[1]) == ("p2", B)
     assert taken(board) == ["p0", "p1", "p3"]
 
 
-def test_only_so_many_are_looked_at(board: Board) -> None:
-    waiting(board, 1, 2, 3, 4)
+def test_of_those_that_need_the_same_only_the_first_is_looked_at(board: Board) -> None:
+    waiting(board, *range(1000))
+    late = add(board, "late", number=5000)
+    late.classes = frozenset({"Y"})
+    board.queue(late)
+    seen: list[str] = []
+
+    def wanted(live: LiveJob) -> BackendId | None:
+        seen.append(live.prompt_id)
+        return A if live is late else None
+
+    assert board.take(wanted, look=100) == (late, A)
+    assert seen == ["p0", "late"]
+
+
+def test_a_job_with_a_past_of_its_own_stands_in_nobodys_way(board: Board) -> None:
+    first, second = waiting(board, 1, 2)
+    board.unqueue(first)
+    first.ghosts.add(A)
+    board.queue(first)
+    assert board.take(lambda live: A if A not in live.ghosts else None, look=100) == (second, A)
+
+
+def test_what_is_between_its_judgement_and_the_queue_keeps_its_turn(board: Board) -> None:
+    live = add(board, "p", number=1)
+    live.is_visitor = True
+    board.move(live, JobState.DISPATCHING, backend=A)
+    assert not board.is_next(2)
+    board.move(live, JobState.ACCEPTED)
+    board.move(live, JobState.QUEUED)
+    assert not board.is_next(2)
+    board.queue(live)
+    assert not board.is_next(2)
+    assert board.is_next(0)
+    assert board.take(lambda _: A, look=100) == (live, A)
+    assert board.is_next(2)
+
+
+def test_only_so_many_lines_are_looked_at(board: Board) -> None:
+    waiting(board, 1, 2, 3, 4, apart=True)
     seen: list[str] = []
 
     def wanted(live: LiveJob) -> BackendId | None:

@@ -30,6 +30,7 @@ class Known:
     its_id: str | None = None
     is_admitted: bool = False
     is_visitor: bool = False
+    is_judged: bool = False  # on a visit, or on its way back from one
     started: int | None = None  # the how manieth start it was
     node: str | None = None
     is_waiting: bool = False
@@ -88,7 +89,7 @@ class BoardMachine(RuleBasedStateMachine):
             state=state,
             backend=None if backend is None else BackendId(backend),
         )
-        live = LiveJob(job, is_admitted=is_admitted)
+        live = LiveJob(job, classes=frozenset({prompt_id}), is_admitted=is_admitted)  # each in a line of its own
         self.board.add(live)
         self.known[prompt_id] = Known(live, float(number), client, state, backend, is_admitted=is_admitted)
         return prompt_id
@@ -104,7 +105,7 @@ class BoardMachine(RuleBasedStateMachine):
         if self._is_here(prompt_id) and self.known[prompt_id].state is JobState.QUEUED:
             known = self.known[prompt_id]
             self.board.queue(known.live)
-            known.is_waiting = True
+            known.is_waiting, known.is_judged = True, False
             known.queued.append(self._tick())
 
     @rule(prompt_id=jobs)
@@ -134,7 +135,7 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(-2, 3))
     def is_next(self, number: int) -> None:
-        waiting = [known.number for known in self.known.values() if known.is_waiting]
+        waiting = [known.number for known in self.known.values() if known.is_waiting or known.is_judged]
         assert self.board.is_next(number) is all(number < each for each in waiting)
 
     @rule(prompt_id=jobs, backend=st.sampled_from(NAMES), is_visitor=st.booleans())
@@ -142,6 +143,7 @@ class BoardMachine(RuleBasedStateMachine):
         if self._is_here(prompt_id) and self.known[prompt_id].state is JobState.QUEUED:
             known = self.known[prompt_id]
             known.live.is_visitor = known.is_visitor = is_visitor
+            known.is_judged = is_visitor
             self.board.move(known.live, JobState.DISPATCHING, backend=BackendId(backend))
             known.state, known.backend, known.is_waiting = JobState.DISPATCHING, backend, False
 
@@ -157,7 +159,9 @@ class BoardMachine(RuleBasedStateMachine):
     def stay(self, prompt_id: str) -> None:
         if self._is_here(prompt_id):
             self.board.stay(self.known[prompt_id].live)
-            self.known[prompt_id].is_visitor = False
+            known = self.known[prompt_id]
+            known.is_judged = known.is_judged and not known.is_visitor
+            known.is_visitor = False
 
     @rule(prompt_id=jobs, node=st.sampled_from((None, "1", "2")))
     def start(self, prompt_id: str, node: str | None) -> None:
@@ -166,6 +170,7 @@ class BoardMachine(RuleBasedStateMachine):
             self.board.started(known.live, now_s=1.0)
             if known.started is None:
                 known.started = self._tick()
+                known.is_judged = known.is_judged and not known.is_visitor
                 known.is_admitted, known.is_visitor = True, False
                 self.last_start[str(known.backend)] = prompt_id
             known.live.node = known.node = node

@@ -137,9 +137,6 @@ async def test_what_starts_meanwhile_is_interrupted(stage: Stage) -> None:
     assert (live.job.state, stage.board.get("p")) == (JobState.ACCEPTED, live)
 
 
-@pytest.mark.xfail(
-    reason="_cancel trusts is_running alone: what runs unheard is reported as cancelled and runs on", strict=True
-)
 async def test_what_has_started_unheard_is_interrupted_too(stage: Stage) -> None:
     await stage.has("a", "p")
     stage.client("a").deletes = False

@@ -128,6 +128,9 @@ async def test_what_has_moved_on_while_the_backend_was_asked_is_left_alone(
     await checking
     if change is not is_settling:
         assert live.job == expected
+    assert client.calls[-1][0] == asked
+    live.rest()
+    await stage.quiet()
     assert live.losses == []
 
 
@@ -185,6 +188,9 @@ async def test_whoever_moves_or_ends_a_job_finds_out_by_himself(stage: Stage, ch
     change(stage, live)
     stage.reconciler.failed(stage.backend("a"), "nothing listens", is_dead=True)
     assert (live.job.state, live.losses) == (JobState.ACCEPTED, [])
+    live.rest()
+    await stage.quiet()
+    assert live.losses == []
 
 
 async def test_a_job_whose_backend_is_not_configured_any_more_is_lost(stage: Stage) -> None:

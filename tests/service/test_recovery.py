@@ -55,6 +55,14 @@ async def test_what_waited_goes_out_by_number(stage: Stage) -> None:
     assert sorted((each["number"], each["prompt_id"]) for each in sent) == [(1, "q"), (2, "r"), (3, "p")]
 
 
+async def test_nothing_else_is_needed_for_it_to_go_out(stage: Stage) -> None:
+    await keep(stage, "p")
+    await stage.quiet()
+    await start(stage)
+    await stage.quiet()
+    assert stage.live("p").job.state is JobState.ACCEPTED
+
+
 async def test_what_was_on_its_way_and_arrived_is_found_and_not_sent_again(stage: Stage) -> None:
     await keep(stage, "p", JobState.DISPATCHING, "a", attempts=1)
     stage.client("a").pending.append("p")

@@ -223,6 +223,16 @@ async def test_only_so_much_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert [told["data"]["value"] for told in stage.streams.to("c")] == [0, 2]
 
 
+async def test_what_strangers_said_before_takes_no_room(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_MAX_EARLY", 3)
+    for _ in range(5):
+        stage.says("a", "progress", value=0, prompt_id="stranger")
+    live = on_its_way(stage, "p")
+    stage.says("a", "execution_start", prompt_id="minted")
+    accepted(stage, live, "minted")
+    assert stage.streams.events("c") == ["execution_start"]
+
+
 async def test_nothing_is_kept_of_another_backend(stage: Stage) -> None:
     live = on_its_way(stage, "p", "b")
     stage.says("a", "execution_start", prompt_id="minted")
@@ -266,7 +276,9 @@ async def test_whatever_comes_after_the_end_is_dropped(stage: Stage) -> None:
     stage.says("a", "progress", value=1, prompt_id="p")
     stage.says("a", "custom.event", value=1)
     stage.relay.binary(stage.backend("a"), preview(prompt_id="p"))
-    await stage.quiet()
+    stage.relay.binary(stage.backend("a"), frames.preview(ImageFormat.JPEG, b"img"))
+    await asyncio.sleep(1)
+    assert stage.streams.told == []
     stage.client("a").gates["history"].set()
     await stage.quiet()
     assert stage.streams.events("c") == ["execution_success", "executing"]

@@ -161,6 +161,25 @@ async def test_what_has_ended_already_did_arrive(stage: Stage) -> None:
     assert submitted(stage) == ["p"]
 
 
+async def test_one_that_has_ended_before_its_verdict_came_has_ended(stage: Stage) -> None:
+    stage.client("a").gates["submit"] = asyncio.Event()
+    handing_in = asyncio.create_task(stage.submit(prompt_id="p"))
+    await stage.quiet()
+    stage.says("a", "execution_start", prompt_id="p")
+    stage.ends("a", "p")
+    stage.says("a", "execution_success", prompt_id="p")
+    stage.says("a", "executing", node=None, prompt_id="p")
+    await stage.quiet()
+    stage.client("a").gates["submit"].set()
+    receipt = await handing_in
+    assert (receipt.status, answer(receipt)["prompt_id"]) == (200, "p")
+    assert stage.streams.events("c") == ["execution_start", "execution_success", "executing"]
+    assert (stage.board.get("p"), stage.board.count) == (None, 0)
+    stored = await stage.store.get("p")
+    assert stored is not None
+    assert stored.state is JobState.SUCCEEDED
+
+
 # A store that fails
 
 

@@ -1,7 +1,7 @@
 """Taking prompts back from a backend."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from service_support import HEARTBEAT_TIMEOUT_S, FakeClient, Stage, entry_of
@@ -44,6 +44,26 @@ async def test_what_starts_just_before_it_is_deleted_has_started(stage: Stage, c
     client.pending, client.deletes = ["p"], False
     (found,) = await take_back(stage, "p")
     assert found.fate is Fate.STARTED
+
+
+async def test_what_cannot_be_deleted_stays_there(
+    stage: Stage, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ignore(prompt_ids: Sequence[str]) -> None:
+        await asyncio.sleep(0)
+
+    client.pending = ["p"]
+    monkeypatch.setattr(client, "delete_pending", ignore)
+    (found,) = await take_back(stage, "p")
+    assert found.fate is Fate.STARTED
+
+
+async def test_an_answer_is_a_sign_of_life(stage: Stage, client: FakeClient) -> None:
+    await asyncio.sleep(HEARTBEAT_TIMEOUT_S - 1)
+    client.errors["history"] = [DeliveryUnknown("busy")] * 5
+    (found,) = await take_back(stage, "p")
+    assert found.is_certain
+    assert stage.fleet.silent_for_s(stage.backend("a")) < 1
 
 
 async def test_those_asked_for_at_the_same_time_share_the_questions(stage: Stage, client: FakeClient) -> None:
