@@ -1,49 +1,11 @@
-"""Every route of the proxy in one table; what is not in it belongs to the home backend."""
+"""The web application: the routes of `surface.py` inside the middlewares."""
 
 import jinja2
 from aiohttp import web
 
 from comfyproxy.metrics import Metrics
-from comfyproxy.web import (
-    admin,
-    catalog,
-    control,
-    direct,
-    history,
-    jobs,
-    logs,
-    metrics,
-    middleware,
-    prompt,
-    queue,
-    status,
-    user_state,
-)
-from comfyproxy.web.passthrough import home_handler
-from comfyproxy.web.twins import both
-from comfyproxy.web.uploads import upload_image, upload_mask
-from comfyproxy.web.view import view
-from comfyproxy.web.ws import websocket_handler
-
-ROUTES = [
-    *prompt.routes,
-    *queue.routes,
-    *control.routes,
-    *history.routes,
-    *jobs.routes,
-    *both("GET", "/ws", websocket_handler),
-    *both("GET", "/view", view),
-    *both("POST", "/upload/image", upload_image),
-    *both("POST", "/upload/mask", upload_mask),
-    *catalog.routes,
-    *user_state.routes,
-    *logs.routes,
-    *direct.routes,
-    *admin.routes,
-    *status.routes,
-    *metrics.routes,
-    web.route("*", "/{path:.*}", home_handler),
-]
+from comfyproxy.web import metrics, middleware, status
+from comfyproxy.web.surface import ROUTES
 
 
 def build(*, templates: jinja2.BaseLoader, counted_in: Metrics, cors_origin: str | None) -> web.Application:

@@ -175,7 +175,7 @@ async def _first_of(request: web.Request, backends: Sequence[Backend]) -> web.St
     return refusal
 
 
-routes = [
+merged_routes = [
     *both("GET", "/object_info", object_info),
     *both("GET", "/object_info/{node_class}", object_info_of),
     *both("GET", "/models", model_kinds),
@@ -183,8 +183,11 @@ routes = [
     *both("GET", "/embeddings", embeddings),
     *both("GET", "/experiment/models", model_folders),
     *both("GET", "/experiment/models/{folder}", model_files),
-    *both("GET", "/experiment/models/preview/{folder}/{path_index}/{filename:.*}", preview),
-    *both("GET", "/view_metadata/{folder}", view_metadata),
     *both("GET", "/system_stats", system_stats),
     *both("GET", "/features", features),
 ]
+owner_routes = [
+    *both("GET", "/experiment/models/preview/{folder}/{path_index}/{filename:.*}", preview),
+    *both("GET", "/view_metadata/{folder}", view_metadata),
+]
+routes = [*merged_routes, *owner_routes]

@@ -40,8 +40,6 @@ async def post_free(request: web.Request) -> web.Response:
     return web.Response()
 
 
-routes = [
-    *both("POST", "/queue", post_queue),
-    *both("POST", "/interrupt", post_interrupt),
-    *both("POST", "/free", post_free),
-]
+queue_routes = [*both("POST", "/queue", post_queue), *both("POST", "/interrupt", post_interrupt)]
+free_routes = both("POST", "/free", post_free)
+routes = [*queue_routes, *free_routes]

@@ -76,9 +76,6 @@ def _refuse(status: int, error: str, **more: Any) -> web.Response:
     return web.json_response({"error": error, **more}, status=status)
 
 
-routes = [
-    web.get("/api/jobs", get_jobs),
-    web.post("/api/jobs/cancel", cancel_jobs),
-    web.get("/api/jobs/{job_id}", get_job),
-    web.post("/api/jobs/{job_id}/cancel", cancel_job),
-]
+list_routes = [web.get("/api/jobs", get_jobs), web.get("/api/jobs/{job_id}", get_job)]
+cancel_routes = [web.post("/api/jobs/cancel", cancel_jobs), web.post("/api/jobs/{job_id}/cancel", cancel_job)]
+routes = [*list_routes, *cancel_routes]
