@@ -15,6 +15,7 @@ from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.ports import FileIndex, JobStore
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.announcer import Announcer
+from comfyproxy.service.answering import Answering
 from comfyproxy.service.board import Board
 from comfyproxy.service.catalogs import Catalogs
 from comfyproxy.service.control import Control
@@ -110,13 +111,14 @@ def assemble(
     board = Board(fleet, payloads)
     hub = _hub(settings, metrics)
     announcer = Announcer(hub, lambda: board.count)
+    answering = Answering(hub)
     files = Files(fleet, store, spool_dir)
     placement = Placement(fleet)
     settler = Settler(
         board,
         store,
         fleet,
-        hub,
+        answering,
         metrics,
         tasks.spawn,
         wall_clock=time.time,
@@ -138,6 +140,8 @@ def assemble(
     balancing = settings.nodes.load_balancing
     failover = Failover(
         board,
+        fleet,
+        placement,
         dispatcher,
         settler,
         ghosts,
@@ -145,6 +149,7 @@ def assemble(
         tasks.spawn,
         is_enabled=balancing.enable_failover,
         max_retries=balancing.max_retries,
+        retry_on=balancing.retry_on,
     )
     reconciler = Reconciler(
         board,
@@ -152,13 +157,13 @@ def assemble(
         settler,
         failover,
         ghosts,
-        hub,
+        answering,
         now=time.monotonic,
         wall_clock=time.time,
         heartbeat_timeout_s=heartbeat_timeout_s,
         stall_timeout_s=check.stall_timeout,
     )
-    relay = Relay(board, fleet, hub, settler, metrics, now=time.monotonic, wall_clock=time.time)
+    relay = Relay(board, fleet, answering, settler, metrics, now=time.monotonic, wall_clock=time.time)
     sources = Sources(fleet, now=time.monotonic, patience_s=check.timeout)
     features = ServerFeatures(fleet)
     prober = Prober(
@@ -179,6 +184,7 @@ def assemble(
         max_jobs=settings.queue.max_jobs,
         wait_for_backend_s=settings.queue.wait_for_backend,
     )
+    submissions.on_taken, submissions.on_answered = answering.hold, answering.release
     mirror = Mirror(fleet, tasks.spawn)
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
     _connect(board, fleet, dispatcher, settler, failover, relay, prober, keeper, announcer)
@@ -234,6 +240,7 @@ def _connect(
     board.on_change = announcer.changed
     fleet.on_suspicion = prober.suspect
     settler.on_settled = dispatcher.wake
+    settler.runs_again = failover.runs_again
     settler.on_lost = dispatcher.on_lost = failover.lose
     relay.on_load = prober.on_load = dispatcher.wake
 

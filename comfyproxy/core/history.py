@@ -27,6 +27,12 @@ class Outcome(NamedTuple):
     error: dict[str, Any] | None  # data of the `execution_error` message
 
     @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the GPU's memory was too small (torch calls it so in all its versions)."""
+        kind = self.error.get("exception_type") if self.error is not None else None
+        return isinstance(kind, str) and kind.endswith("OutOfMemoryError")
+
+    @property
     def message(self) -> str | None:
         """Why it failed, in one line for people."""
         if self.error is None:

@@ -18,15 +18,18 @@ class Announcer:
     ) -> None:
         self._streams, self._queue_remaining = streams, queue_remaining
         self._min_interval_s = min_interval_s
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._is_due = self._is_closed = False
 
     def changed(self) -> None:
-        """Note that the count, or what it stands for, has changed."""
+        """Note that the count, or what it stands for, has changed.
+
+        It is told behind what else is being said of the change: that a prompt has ended comes first, as at a ComfyUI.
+        """
         if self._timer is not None:
             self._is_due = True
         elif not self._is_closed:
-            self._say()
+            self._timer = asyncio.get_running_loop().call_soon(self._say)
 
     def close(self) -> None:
         """Say nothing more."""

@@ -139,7 +139,8 @@ class Board:
             live.forget_run()
         live.job = job
         self._bind(live)
-        self._changed()
+        if live.is_admitted:
+            self._changed()
         return job
 
     def stay(self, live: LiveJob) -> None:

@@ -1,12 +1,16 @@
 """What becomes of a job whose backend is lost to it: it runs again elsewhere, until it has been tried often enough."""
 
 import logging
+from collections.abc import Collection
 
+from comfyproxy.core.history import Outcome
 from comfyproxy.core.jobs import JobState
 from comfyproxy.service.board import Board
 from comfyproxy.service.dispatcher import Dispatcher
+from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.ghosts import Ghosts
 from comfyproxy.service.live import LiveJob
+from comfyproxy.service.placement import Placement
 from comfyproxy.service.ports import Observer, Spawn
 from comfyproxy.service.settling import Settler
 
@@ -19,11 +23,14 @@ class Failover:
     Args:
         is_enabled: whether a job is run again at all.
         max_retries: runs besides the first; a job that kills whatever runs it must stop some time.
+        retry_on: errors after which a job runs once more; `out_of_memory` is known.
     """
 
     def __init__(
         self,
         board: Board,
+        fleet: Fleet,
+        placement: Placement,
         dispatcher: Dispatcher,
         settler: Settler,
         ghosts: Ghosts,
@@ -32,10 +39,12 @@ class Failover:
         *,
         is_enabled: bool,
         max_retries: int,
+        retry_on: Collection[str],
     ) -> None:
-        self._board, self._dispatcher, self._settler = board, dispatcher, settler
+        self._board, self._fleet, self._placement = board, fleet, placement
+        self._dispatcher, self._settler = dispatcher, settler
         self._ghosts, self._observer, self._spawn = ghosts, observer, spawn
-        self._is_enabled, self._max_retries = is_enabled, max_retries
+        self._is_enabled, self._max_retries, self._retry_on = is_enabled, max_retries, retry_on
 
     def lose(self, live: LiveJob, why: str, *, may_run_on: bool = False) -> None:
         """Take a job from a backend that is dead, has forgotten it, or hangs.
@@ -67,6 +76,30 @@ class Failover:
         self._board.move(live, JobState.QUEUED)
         self._board.queue(live)
         self._dispatcher.wake()
+
+    def runs_again(self, live: LiveJob, outcome: Outcome) -> bool:
+        """Give a job that ran out of memory one more run, on a backend with more of it, if that is wanted and possible.
+
+        Its client has not heard of the error yet, and does not. Returns whether it runs again.
+        """
+        if "out_of_memory" not in self._retry_on or not outcome.is_out_of_memory:
+            return False
+        backend = self._fleet.get(live.job.backend)
+        if backend is None or live.was_moved_for_memory or live.moving is not None:
+            return False
+        why = f"it has no more memory than {backend.id}, where the prompt ran out of it"
+        before = dict(live.refused)
+        live.refused.update({each.id: why for each in self._fleet if each.vram <= backend.vram})
+        if not self._placement.has_able(live):
+            live.refused = before
+            return False
+        log.warning("prompt %s ran out of memory on %s and gets a larger backend", live.prompt_id, backend.id)
+        live.was_moved_for_memory = True
+        self._observer.failed_over(backend.id)
+        self._board.move(live, JobState.QUEUED)
+        self._board.queue(live)
+        self._dispatcher.wake()
+        return True
 
     async def _lose_later(self, live: LiveJob, why: str, may_run_on: bool) -> None:
         async with live.transition():

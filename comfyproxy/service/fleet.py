@@ -44,6 +44,7 @@ class Backend:
     last_error: str | None = None
     mints_ids: bool | None = None  # whether it calls prompts by ids of its own; None until it took one
     version: str | None = None
+    vram: int = 0  # bytes, of its largest GPU; 0 where it is not known
     features: dict[str, Any] = field(default_factory=dict)
     catalog: Catalog | None = None
 

@@ -140,8 +140,12 @@ class ClientHub:
         else:
             self._mailbox.keep(client_id, message, event=event, prompt_id=prompt_id)
 
-    def deliver_binary(self, client_id: str | None, frame: bytes) -> None:
-        """Send a binary message to every socket of a client; if it has none, it is dropped."""
+    def deliver_binary(self, client_id: str | None, frame: bytes, *, prompt_id: str | None = None) -> None:
+        """Send a binary message to every socket of a client; if it has none, it is dropped.
+
+        Args:
+            prompt_id: the prompt that it is of, for who counts or holds; a frame that is kept for nobody needs none.
+        """
         if client_id:
             self._put_binary(self._clients.get(client_id, ()), frame)
 

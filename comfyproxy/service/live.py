@@ -23,6 +23,7 @@ class LiveJob:
     unreachable: frozenset[BackendId] = frozenset()  # could not be reached with it lately
     losses: list[str] = field(default_factory=list)  # how its earlier runs ended, for people
     ghosts: set[BackendId] = field(default_factory=set)  # where such a run may still be: not to be sent there
+    was_moved_for_memory: bool = False  # it ran out of memory once, and got another backend for that
     refused: dict[BackendId, str] = field(default_factory=dict)  # said no to it, and in which words
     client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
     is_settling: bool = False

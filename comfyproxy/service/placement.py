@@ -38,6 +38,10 @@ class Placement:
         shifted = able[self._turn % len(able) :] + able[: self._turn % len(able)]
         return min(shifted, key=lambda backend: len(backend.visitors))
 
+    def has_able(self, live: LiveJob) -> bool:
+        """Whether some backend is ready that can run the job, with room or not."""
+        return any(_has_classes(backend, live) for backend in self._able(live))
+
     def has_room(self) -> bool:
         """Whether any backend could take a job."""
         return any(backend.candidate().is_available for backend in self._fleet if backend.is_ready)

@@ -120,13 +120,13 @@ class Relay:
             timer = asyncio.get_running_loop().call_later(PAIR_WITHIN_S, self._release, backend)
             self._held[backend.id] = _Held(live, frame, timer)
         else:
-            self._streams.deliver_binary(live.job.client_id, frame)
+            self._streams.deliver_binary(live.job.client_id, frame, prompt_id=live.prompt_id)
 
     def _release(self, backend: Backend) -> None:
         """Pass on a preview that no progress followed."""
         if (held := self._held.pop(backend.id, None)) is not None:
             held.timer.cancel()
-            self._streams.deliver_binary(held.live.job.client_id, held.frame)
+            self._streams.deliver_binary(held.live.job.client_id, held.frame, prompt_id=held.live.prompt_id)
 
     def accepted(self, backend: Backend, live: LiveJob) -> None:
         """Pass on what came of a job before it was known by which id its backend calls it."""
@@ -191,7 +191,7 @@ class Relay:
             if held.live is live:
                 self._streams.deliver_preview(live.job.client_id, held.frame, text, prompt_id=live.prompt_id)
                 return
-            self._streams.deliver_binary(held.live.job.client_id, held.frame)
+            self._streams.deliver_binary(held.live.job.client_id, held.frame, prompt_id=held.live.prompt_id)
         self._streams.deliver_text(live.job.client_id, text, event=message.event, prompt_id=live.prompt_id)
 
     def _rewritten(self, live: LiveJob, message: Message) -> str:

@@ -52,6 +52,7 @@ class Settler:
         self._wall_clock = wall_clock
         self._heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
         self.on_lost: Callable[[LiveJob, str], None] = lambda live, why: None
+        self.runs_again: Callable[[LiveJob, history.Outcome], bool] = lambda live, outcome: False
         self.on_settled: Callable[[], None] = lambda: None
 
     def begin(self, live: LiveJob, *, entry: bytes | None = None) -> None:
@@ -91,6 +92,8 @@ class Settler:
             return
         payload = await self._payload(live)
         try:
+            if self.runs_again(live, history.outcome(raw)):
+                return
             job, entry, ending = self._read(live, raw, payload, backend)
             summary = jobs_api.summarise(job, entry)
         except ODD as exc:

@@ -246,9 +246,20 @@ def _note(backend: Backend, path: str, content: Content | None) -> None:
         said = _object(content)
         if path == FEATURES:
             backend.features = said
-        elif isinstance(system := said.get("system"), dict):
-            version = system.get("comfyui_version")
+        else:
+            system = said.get("system")
+            version = system.get("comfyui_version") if isinstance(system, dict) else None
             backend.version = version if isinstance(version, str) else None
+            backend.vram = _largest_vram(said.get("devices"))
+
+
+def _largest_vram(devices: object) -> int:
+    sizes = [
+        device.get("vram_total")
+        for device in (devices if isinstance(devices, list) else [])
+        if isinstance(device, dict)
+    ]
+    return max((size for size in sizes if isinstance(size, int)), default=0)
 
 
 def _object(content: Content | None) -> dict[str, object]:

@@ -85,6 +85,8 @@ class Submissions:
         self._idle = asyncio.Event()
         self._idle.set()
         self.is_stopping = False
+        self.on_taken: Callable[[str], None] = lambda prompt_id: None
+        self.on_answered: Callable[[str], None] = lambda prompt_id: None
 
     async def finish(self) -> None:
         """Take no more prompts, and wait until those that are being taken in have their verdict."""
@@ -138,9 +140,15 @@ class Submissions:
         envelope = prompts.parse(body)
         if envelope is None:
             return await self._let_refuse(body)
-        if envelope.prompt_id is None:
-            return await self._new(envelope, self._mint_id(), pinned)
-        return await self._under_own_id(envelope, envelope.prompt_id, pinned)
+        prompt_id = self._mint_id() if envelope.prompt_id is None else envelope.prompt_id
+        self.on_taken(prompt_id)
+        try:
+            if envelope.prompt_id is None:
+                return await self._new(envelope, prompt_id, pinned)
+            return await self._under_own_id(envelope, prompt_id, pinned)
+        finally:
+            # Whoever waits for us writes the answer in this very step of the event loop.
+            asyncio.get_running_loop().call_soon(self.on_answered, prompt_id)
 
     async def _let_refuse(self, body: bytes) -> Receipt:
         """Let a backend say in its own words what is wrong with a request that holds no prompt."""

@@ -16,6 +16,7 @@ class SimulatorOptions:
         speed: how many times faster than nominal everything is.
         load_seconds: what it costs, at nominal speed, to bring a checkpoint into memory.
         vram_models: how many checkpoints memory holds at once.
+        vram_gb: the memory of its GPU, in GiB, as /system_stats tells it.
         seed: changes every generated picture and the names of temporary files.
         control: serve the faults over HTTP on a port of their own.
         control_port: that port; 0 takes a free one.
@@ -31,6 +32,7 @@ class SimulatorOptions:
     speed: float = 1.0
     load_seconds: float = 0.0
     vram_models: int = 1
+    vram_gb: float = 24
     seed: int = 0
     control: bool = False
     control_port: int = 0

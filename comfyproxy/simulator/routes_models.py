@@ -14,7 +14,6 @@ from .process import Process
 
 _GIB = 1024**3
 _MODEL_GIB = 4  # what one simulated checkpoint takes of the simulated GPU's memory
-_VRAM_GIB = 24
 _RAM_GIB = 64
 
 
@@ -89,7 +88,8 @@ class ModelRoutes:
 
     async def system_stats(self, request: web.Request) -> web.Response:
         used = _MODEL_GIB * len(self._process.world.memory.resident)
-        vram, free = _VRAM_GIB * _GIB, max(1, _VRAM_GIB - 1 - used) * _GIB
+        vram_gib = self._process.options.vram_gb
+        vram, free = int(vram_gib * _GIB), int(max(1, vram_gib - 1 - used) * _GIB)
         profile = self._profile
         newer = profile.describes_more
         system: dict[str, Any] = {

@@ -157,7 +157,7 @@ class FakeStreams:
         assert said["type"] == event
         self._tell(client_id, said)
 
-    def deliver_binary(self, client_id: str | None, frame: bytes) -> None:
+    def deliver_binary(self, client_id: str | None, frame: bytes, *, prompt_id: str | None = None) -> None:
         self._tell(client_id, frame)
 
     def deliver_preview(self, client_id: str | None, frame: bytes, progress: str, *, prompt_id: str) -> None:
@@ -359,6 +359,8 @@ class Stage:
         )
         self.failover = Failover(
             self.board,
+            self.fleet,
+            self.placement,
             self.dispatcher,
             self.settler,
             self.ghosts,
@@ -366,6 +368,7 @@ class Stage:
             spawn,
             is_enabled=True,
             max_retries=3,
+            retry_on=(),
         )
         self.reconciler = Reconciler(
             self.board,
@@ -413,6 +416,7 @@ class Stage:
             wall_clock=lambda: WALL_S,
             may_interrupt_all=may_interrupt_all,
         )
+        self.settler.runs_again = self.failover.runs_again
         self.settler.on_lost = self.dispatcher.on_lost = self.failover.lose
         self.settler.on_settled = self.dispatcher.wake
         self.dispatcher.on_accepted = self.relay.accepted
