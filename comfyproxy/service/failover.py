@@ -80,7 +80,7 @@ class Failover:
     def runs_again(self, live: LiveJob, outcome: Outcome) -> bool:
         """Give a job that ran out of memory one more run, on a backend with more of it, if that is wanted and possible.
 
-        Its client has not heard of the error yet, and does not. Returns whether it runs again.
+        Its client has not heard of the error yet, and does not. Returns whether it runs again. The job is at rest.
         """
         if "out_of_memory" not in self._retry_on or not outcome.is_out_of_memory:
             return False
@@ -102,8 +102,7 @@ class Failover:
         return True
 
     async def _lose_later(self, live: LiveJob, why: str, may_run_on: bool) -> None:
-        async with live.transition():
-            pass
+        await live.at_rest()
         self.lose(live, why, may_run_on=may_run_on)
 
     def give_up(self, live: LiveJob, why: str | None = None) -> None:

@@ -53,11 +53,15 @@ class LiveJob:
         if moving is not None:
             moving.set()
 
+    async def at_rest(self) -> None:
+        """Wait until nobody moves the job."""
+        while self.moving is not None:
+            await self.moving.wait()
+
     @asynccontextmanager
     async def transition(self) -> AsyncIterator[None]:
         """Move the job, after all who began before; its state has to be looked at anew inside."""
-        while self.moving is not None:
-            await self.moving.wait()
+        await self.at_rest()
         self.depart()
         try:
             yield

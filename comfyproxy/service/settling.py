@@ -92,6 +92,7 @@ class Settler:
             return
         payload = await self._payload(live)
         try:
+            await live.at_rest()  # a prompt may fail before its verdict has been written down
             if self.runs_again(live, history.outcome(raw)):
                 return
             job, entry, ending = self._read(live, raw, payload, backend)

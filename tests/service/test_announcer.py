@@ -39,13 +39,24 @@ async def room() -> Room:
 
 async def test_the_first_change_is_told_at_once(room: Room) -> None:
     room.change(1)
+    await asyncio.sleep(0)
     assert room.said == [(0.0, 1)]
     await asyncio.sleep(10)
     assert room.said == [(0.0, 1)]
 
 
+async def test_a_change_is_told_behind_what_is_said_of_it(room: Room) -> None:
+    room.change(1)
+    room.change(0)
+    room.streams.broadcast_text('{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": -1}}}}')
+    await asyncio.sleep(0)
+    assert room.said == [(0.0, -1), (0.0, 0)]
+
+
 async def test_a_burst_is_told_as_one_with_its_last_word(room: Room) -> None:
-    for count in range(1, 1001):
+    room.change(1)
+    await asyncio.sleep(0)
+    for count in range(2, 1001):
         room.change(count)
     assert room.said == [(0.0, 1)]
     await asyncio.sleep(10)
@@ -66,16 +77,25 @@ async def test_after_a_rest_the_next_change_is_told_at_once(room: Room) -> None:
     room.change(1)
     await asyncio.sleep(1.5)
     room.change(0)
+    await asyncio.sleep(0)
     assert room.said == [(0.0, 1), (1.5, 0)]
 
 
 async def test_it_falls_silent(room: Room) -> None:
     room.change(1)
+    await asyncio.sleep(0)
     room.change(2)
     room.announcer.close()
     room.change(3)
     await asyncio.sleep(10)
     assert room.said == [(0.0, 1)]
+
+
+async def test_it_falls_silent_in_mid_change(room: Room) -> None:
+    room.change(1)
+    room.announcer.close()
+    await asyncio.sleep(10)
+    assert room.said == []
 
 
 async def test_it_falls_silent_after_a_rest_too(room: Room) -> None:

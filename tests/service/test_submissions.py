@@ -231,6 +231,8 @@ async def test_whoever_hangs_up_does_not_take_the_prompt_along(stage: Stage) -> 
     stage.client("a").gates["submit"].set()
     assert (await again).status == 200
     assert submitted(stage) == ["p"]
+    await stage.quiet()
+    assert (stage.live("p").job.state, stage.board.count) == (JobState.ACCEPTED, 1)
 
 
 async def test_another_prompt_under_an_id_under_way_is_refused(stage: Stage) -> None:
