@@ -98,6 +98,9 @@ class _Item(msgspec.Struct, array_like=True):
     extra_data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_NOTHING = msgspec.Raw(b"null")
+
+
 class _Marked(msgspec.Struct):
     comfyproxy_prompt_id: str | None = None
 
@@ -208,7 +211,20 @@ def _decode_queue(body: bytes) -> _Queue:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:  # NaN in a graph
-        return msgspec.convert(rawjson.decode(body), _Queue)
+        queue = rawjson.decode(body)
+        if not isinstance(queue, dict):
+            raise ValueError("no queue") from None
+        return _Queue(*(_python_items(queue.get(name)) for name in ("queue_running", "queue_pending")))
+
+
+def _python_items(items: Any) -> list[_Item]:
+    """Return the items of a queue that only Python takes for JSON. Raises ValueError."""
+    if not isinstance(items, list) or not all(isinstance(item, list) and len(item) > 1 for item in items):
+        raise ValueError("no list of prompts")
+    return [
+        msgspec.convert([*item[:2], _NOTHING, msgspec.Raw(rawjson.encode(item[3] if len(item) > 3 else None))], _Item)
+        for item in items
+    ]
 
 
 def _members(body: bytes) -> dict[str, bytes]:
