@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from service_support import make_fleet, make_job
 
 from comfyproxy.core.jobs import BackendId, InvalidTransition, JobState
@@ -77,8 +77,9 @@ class BoardMachine(RuleBasedStateMachine):
         client=st.sampled_from(CLIENTS),
         is_admitted=st.booleans(),
         backend=st.sampled_from((None, None, *NAMES)),
+        waits=st.booleans(),
     )
-    def add(self, number: int, client: str | None, is_admitted: bool, backend: str | None) -> str:
+    def add(self, number: int, client: str | None, is_admitted: bool, backend: str | None, waits: bool) -> str:
         self.serial += 1
         prompt_id = f"p{self.serial}"
         state = JobState.QUEUED if backend is None else JobState.ACCEPTED
@@ -92,6 +93,8 @@ class BoardMachine(RuleBasedStateMachine):
         live = LiveJob(job, classes=frozenset({prompt_id}), is_admitted=is_admitted)  # each in a line of its own
         self.board.add(live)
         self.known[prompt_id] = Known(live, float(number), client, state, backend, is_admitted=is_admitted)
+        if waits:
+            self._queue(prompt_id)
         return prompt_id
 
     @rule(prompt_id=jobs)
@@ -102,6 +105,9 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(prompt_id=jobs)
     def queue(self, prompt_id: str) -> None:
+        self._queue(prompt_id)
+
+    def _queue(self, prompt_id: str) -> None:
         if self._is_here(prompt_id) and self.known[prompt_id].state is JobState.QUEUED:
             known = self.known[prompt_id]
             self.board.queue(known.live)
@@ -133,10 +139,11 @@ class BoardMachine(RuleBasedStateMachine):
         )
         known.is_waiting = False
 
-    @rule(number=st.integers(-2, 3))
-    def is_next(self, number: int) -> None:
+    @rule()
+    def is_next(self) -> None:
         waiting = [known.number for known in self.known.values() if known.is_waiting or known.is_judged]
-        assert self.board.is_next(number) is all(number < each for each in waiting)
+        for number in range(-2, 4):
+            assert self.board.is_next(number) is all(number < each for each in waiting)
 
     @rule(prompt_id=jobs, backend=st.sampled_from(NAMES), is_visitor=st.booleans())
     def dispatch(self, prompt_id: str, backend: str, is_visitor: bool) -> None:
@@ -184,18 +191,18 @@ class BoardMachine(RuleBasedStateMachine):
             known.state, known.backend, known.its_id = JobState.QUEUED, None, None
             known.is_visitor = known.is_waiting = False
 
-    @rule(prompt_id=jobs, to=st.sampled_from(TERMINAL))
+    @rule(prompt_id=consumes(jobs), to=st.sampled_from(TERMINAL))
     def end(self, prompt_id: str, to: JobState) -> None:
         if not self._is_here(prompt_id):
             return
         known = self.known[prompt_id]
         if known.state is JobState.QUEUED and to is JobState.SUCCEEDED:
-            return
+            to = JobState.CANCELLED
         self.board.move(known.live, to)
         self.board.remove(known.live)
         self._forget(known)
 
-    @rule(prompt_id=jobs)
+    @rule(prompt_id=consumes(jobs))
     def remove(self, prompt_id: str) -> None:
         if self._is_here(prompt_id):
             known = self.known[prompt_id]
@@ -268,5 +275,5 @@ class BoardMachine(RuleBasedStateMachine):
         assert self.board.version == self.changes
 
 
-BoardMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+BoardMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestBoard = BoardMachine.TestCase
