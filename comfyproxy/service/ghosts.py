@@ -6,7 +6,7 @@ board or the store knows its id.
 
 import logging
 
-from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.jobs import BackendId, JobState
 from comfyproxy.core.ports import JobStore
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend
@@ -48,6 +48,8 @@ class Ghosts:
         for prompt_id in (*running, *pending):
             if (live := self._board.get(prompt_id)) is not None:
                 self.leave(live, backend.id)  # nor shall it be sent there while it is being removed
+        if running:
+            await self._write_those_that_wait(backend.id)
         if pending:
             log.info("%s has %d prompts that have moved on: deleted", backend.id, len(pending))
             await backend.client.delete_pending(pending)
@@ -60,6 +62,16 @@ class Ghosts:
             live.ghosts.discard(backend.id)
         self._jobs[backend.id] = self._jobs.get(backend.id, set()) - suspected
         return False
+
+    async def _write_those_that_wait(self, backend: BackendId) -> None:
+        """Let the store know who is not there any more, before an interrupt ends them there.
+
+        A proxy that starts after it would find the interrupted run, and take it for the end of the job. Raises
+        StoreUnavailable.
+        """
+        for live in tuple(self._jobs.get(backend, ())):
+            if live.job.state is JobState.QUEUED:
+                await self._store.update(live.job)
 
     async def _look_up(self, prompt_id: str) -> None:
         """Find out whether a prompt is a stranger's. Raises StoreUnavailable."""
