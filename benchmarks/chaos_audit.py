@@ -116,7 +116,7 @@ class Audit:
         for prompt_id, found in runs.items():
             found.sort()
             for (first_s, first), (second_s, second) in pairwise(found):
-                if any(fault.explains(first, first_s, second_s) for fault in faults):
+                if any(fault.explains(first, first_s, second, second_s) for fault in faults):
                     self.counts["run again after a fault"] += 1
                 else:
                     near = [f for f in faults if f.begun_s < second_s + 1 and f.ended_s > first_s - 15]

@@ -23,13 +23,19 @@ class Fault:
     begun_s: float
     ended_s: float = field(default=float("inf"))
 
-    def explains(self, backend: str, first_s: float, second_s: float) -> bool:
-        """Whether a prompt that began on `backend` at the first time had to begin again, there or elsewhere."""
-        if self.target != backend or self.begun_s > second_s or self.ended_s < first_s - 1.0:
-            return False
+    def explains(self, first: str, first_s: float, second: str, second_s: float) -> bool:
+        """Whether a prompt that began on one backend had to begin again, or might begin again, on another.
+
+        The first may have been lost while it ran; or the second while it waited there, and then awoke with it.
+        """
         if self.kind in ("frozen", "stopped"):
-            return min(self.ended_s, second_s) - self.begun_s > HEARTBEAT_TIMEOUT_S / 2
-        return self.kind in ("killed", "restarted", "refusing")
+            if self.target == first and self.begun_s <= second_s and self.ended_s >= first_s - 1.0:
+                return min(self.ended_s, second_s) - self.begun_s > HEARTBEAT_TIMEOUT_S / 2
+            if self.target == second and self.begun_s <= first_s and self.ended_s >= first_s - 1.0:
+                return min(self.ended_s, second_s) - self.begun_s > HEARTBEAT_TIMEOUT_S / 2
+            return False
+        is_in_time = self.begun_s <= second_s and self.ended_s >= first_s - 1.0
+        return self.kind in ("killed", "restarted", "refusing") and self.target == first and is_in_time
 
 
 class Killer:
