@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -40,6 +41,9 @@ async def run(
     ]
     proxy = Proxy(folder, ports[-1], fleet)
     children: list[Child] = [*fleet, proxy]
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # no process is left behind
     timeout = aiohttp.ClientTimeout(total=30.0)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
