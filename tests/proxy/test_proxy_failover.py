@@ -9,7 +9,7 @@ import pytest
 from proxying import EAGER, Fleet, Proxy, running_proxy
 from simulator_support import Socket, endless, sampling, text
 
-from comfyproxy.settings import LoadBalancing
+from comfyproxy.settings import HealthCheck, LoadBalancing
 
 
 def terminal(socket: Socket, prompt_id: str) -> list[str]:
@@ -173,3 +173,20 @@ async def test_a_backend_that_mints_ids_is_rid_of_what_has_moved_on(tmp_path: Pa
 
 def _runs(backend: Any, prompt_id: str) -> bool:
     return prompt_id in [item[1] for item in backend.process.queue.running()]
+
+
+async def test_a_backend_is_back_after_as_many_passes_as_configured(tmp_path: Path) -> None:
+    """Between two looks at a healthy backend lies the interval: were one pass enough, there would be no third."""
+    check = HealthCheck(interval=30.0, timeout=5.0, heartbeat_timeout=60.0, rise=3, fall=1)
+    async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path, health_check=check) as proxy:
+        assert _looks(fleet, "a") >= 3
+        await fleet["b"].kill()
+        await proxy.state_is("b", "unhealthy")
+        before = _looks(fleet, "b")
+        await fleet["b"].restart()
+        await proxy.ready("b")
+        assert _looks(fleet, "b") - before >= 3
+
+
+def _looks(fleet: Fleet, name: str) -> int:
+    return list(fleet[name].requests).count(("GET", "/prompt"))

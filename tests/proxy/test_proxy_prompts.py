@@ -57,6 +57,31 @@ async def test_a_clients_next_prompt_goes_where_its_last_one_ran(tmp_path: Path)
         assert sorted(len(ran) for ran in fleet.executed.values()) == [3, 3, 3]
 
 
+async def test_a_client_stays_where_its_caches_are_though_others_come_in_between(tmp_path: Path) -> None:
+    async with Fleet("a", "b", "c") as fleet, running_proxy(fleet, tmp_path) as proxy:
+        ids: dict[str, list[str]] = {"one": [], "two": []}
+        for _ in range(4):
+            for client_id, mine in ids.items():
+                mine.append(await proxy.submit(text(client_id), client_id))
+                await proxy.ended(mine[-1])
+        ran = {name: prompts for name, prompts in fleet.executed.items() if prompts}
+        assert sorted(ran.values()) == sorted(ids.values())  # in turns, each would have been on all three
+
+
+async def test_a_backend_that_is_loaded_more_waits_until_the_others_have_caught_up(tmp_path: Path) -> None:
+    pin = {"X-Comfyproxy-Backend": "a"}
+    async with Fleet("a", "b", "c") as fleet, running_proxy(fleet, tmp_path, max_concurrent=3) as proxy:
+        for seed in range(2):
+            assert (await proxy.post("/prompt", {"prompt": endless(seed)}, headers=pin))[0] == 200
+        loads = []
+        for seed in range(7):
+            await proxy.submit(endless(10 + seed), f"client {seed}")
+            loads.append([len(backend.accepted) for backend in fleet.backends.values()])
+        assert [load[0] for load in loads[:4]] == [2, 2, 2, 2]
+        assert loads[3] == [2, 2, 2]
+        assert loads[6] == [3, 3, 3]
+
+
 async def test_strangers_prompts_on_a_backend_count_as_load(tmp_path: Path) -> None:
     async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path) as proxy:
         stranger = type(proxy)(fleet["a"].url, asyncio.Event())
@@ -123,6 +148,28 @@ async def test_an_invalid_prompt_is_refused_at_once_also_when_all_backends_are_b
         assert body["node_errors"]["2"]["errors"][0]["type"] == "value_bigger_than_max"
         assert len((await proxy.queue())[1]) == 0
         assert fleet["a"].process.queue.waiting() == []
+
+
+async def test_who_only_asks_for_a_verdict_stands_behind_all_that_wait_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, max_concurrent=1) as proxy:
+        running = await proxy.submit(endless(), "me")
+        stranger = type(proxy)(fleet["a"].url, asyncio.Event())
+        async with stranger:
+            theirs = await stranger.submit(text("a stranger's"), "you", number=1_000_000)
+        queue, judged = fleet["a"].process.queue, []
+        put = queue.put
+
+        def note(item: Any) -> None:
+            put(item)
+            judged.append([waiting[1] for waiting in sorted(queue.waiting(), key=lambda each: each[0])])
+
+        monkeypatch.setattr(queue, "put", note)
+        mine = await proxy.submit(text("mine"), "me", front=True)
+        assert judged == [[theirs, mine]]
+        await proxy.post("/interrupt", {"prompt_id": running})
+        await proxy.ended(mine)
 
 
 async def test_outputs_left_out_are_told_also_when_all_backends_are_busy(tmp_path: Path) -> None:

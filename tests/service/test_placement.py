@@ -54,6 +54,18 @@ def test_the_emptiest_backend_gets_the_job() -> None:
     assert choice.pick(job()) == "a"
 
 
+def test_those_that_are_there_to_be_judged_are_no_strangers() -> None:
+    choice = Choice("a", "b")
+    choice["a"].in_flight.add("x")
+    choice["b"].visitors |= {"y", "z"}
+    choice["b"].queue_remaining = 2
+    assert choice["b"].foreign == 0
+    assert choice.pick(job()) == "b"
+    choice["b"].queue_remaining = 4  # two are a stranger's
+    assert choice["b"].foreign == 2
+    assert choice.pick(job()) == "a"
+
+
 def test_only_ready_backends_get_jobs() -> None:
     choice = Choice("a", "b", "c")
     choice.down("a")

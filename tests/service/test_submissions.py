@@ -10,7 +10,7 @@ from service_support import Stage, entry_of
 
 from comfyproxy.core.errors import BadAnswer, BadRequest, ConnectionRefused, DeliveryUnknown, NoBackend, ShuttingDown
 from comfyproxy.core.health import Health
-from comfyproxy.core.jobs import BackendId, JobState
+from comfyproxy.core.jobs import BackendId, Job, JobState, Payload
 from comfyproxy.core.ports import StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL
 from comfyproxy.service.submissions import Receipt
@@ -54,6 +54,35 @@ async def test_it_is_written_before_it_is_sent(stage: Stage) -> None:
     assert stored is not None
     assert (stored.state, stage.board.count) == (JobState.ACCEPTED, 1)
     assert (stored.outputs_to_execute, stored.attempts) == (("9",), 1)
+
+
+async def test_nothing_is_sent_while_the_store_still_writes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, insert = asyncio.Event(), stage.store.insert
+
+    async def insert_late(job: Job, payload: Payload) -> None:
+        await written.wait()
+        await insert(job, payload)
+
+    monkeypatch.setattr(stage.store, "insert", insert_late)
+    handing_in = asyncio.create_task(stage.submit(prompt_id="p"))
+    await stage.quiet()
+    assert submitted(stage) == []
+    written.set()
+    assert (await handing_in).status == 200
+    assert submitted(stage) == ["p"]
+
+
+async def test_to_whom_it_goes_next_is_written_before_it_is_sent_there(stage: Stage) -> None:
+    stage.client("a").errors["submit"] = [ConnectionRefused("nothing listens")]
+    stage.client("b").gates["submit"] = asyncio.Event()
+    handing_in = asyncio.create_task(stage.submit(prompt_id="p"))
+    await stage.quiet()
+    assert submitted(stage) == ["p", "p"]
+    stored = await stage.store.get("p")
+    assert stored is not None
+    assert (stored.state, stored.backend) == (JobState.DISPATCHING, "b")
+    stage.client("b").gates["submit"].set()
+    assert (await handing_in).status == 200
 
 
 async def test_the_backend_gets_it_as_the_proxys_own_with_the_clients_words(stage: Stage) -> None:
