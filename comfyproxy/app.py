@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DATABASE = "comfyproxy.sqlite3"
 SPOOL = "uploads"
+KEPT = "outputs"
 # Names the proxy towards its backends; running prompts report to it, so it is the same in its next life.
 CLIENT_ID_KEY = "client_id"
 
@@ -55,6 +56,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, on_listening: Callab
             tasks=tasks,
             client_id=client_id,
             spool_dir=settings.store.data_dir / SPOOL,
+            kept_dir=settings.store.data_dir / KEPT,
         )
         runner = web.AppRunner(
             build_application(parts),
@@ -82,7 +84,7 @@ def build_application(parts: Parts) -> web.Application:
     )
     app[keys.FLEET], app[keys.FILES], app[keys.QUERIES] = parts.fleet, parts.files, parts.queries
     app[keys.STORE], app[keys.CONTROL], app[keys.BOARD] = parts.store, parts.control, parts.board
-    app[keys.DRAINS] = parts.drains
+    app[keys.DRAINS], app[keys.KEEPER] = parts.drains, parts.keeper
     app[keys.MIRROR], app[keys.LOGS], app[keys.CATALOGS] = parts.mirror, parts.logs, parts.catalogs
     app[keys.SUBMISSIONS], app[keys.METRICS] = parts.submissions, parts.metrics
     app[keys.MAX_BODY_BYTES] = round(settings.server.max_body_mb * MEGABYTE)
@@ -116,6 +118,7 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
 
 async def _start(parts: Parts, tasks: Tasks, runner: web.AppRunner, on_listening: Callable[[str], None]) -> None:
     await parts.files.open()
+    await parts.keeper.open()
     await parts.drains.restore()
     await recover(parts.board, parts.store, parts.fleet, parts.dispatcher, parts.reconciler)
     tasks.loop(parts.dispatcher.run(), name="dispatcher")

@@ -27,6 +27,7 @@ from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.ghosts import Ghosts
 from comfyproxy.service.hub import ClientHub
+from comfyproxy.service.keeping import Keeper
 from comfyproxy.service.linking import LinkKeeper
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.logs import LogSubscriptions
@@ -48,6 +49,8 @@ from comfyproxy.settings import NodeSettings, Settings
 from comfyproxy.upstream import BackendClient, BackendLink
 
 MEGABYTE = 1024 * 1024
+GIGABYTE = 1024 * MEGABYTE
+DAY_S = 86_400
 
 
 class Store(JobStore, FileIndex, Protocol):
@@ -66,6 +69,7 @@ class Parts:
     hub: ClientHub
     announcer: Announcer
     files: Files
+    keeper: Keeper
     queries: Queries
     submissions: Submissions
     dispatcher: Dispatcher
@@ -89,12 +93,14 @@ def assemble(
     tasks: Tasks,
     client_id: str,
     spool_dir: Path,
+    kept_dir: Path,
 ) -> Parts:
     """Build everything; nothing runs yet.
 
     Args:
         client_id: of the links; the same in every life of this proxy, since running prompts report to it.
         spool_dir: where uploads rest on their way.
+        kept_dir: where copies of outputs are kept, if that is configured.
     """
     check = settings.nodes.health_check
     heartbeat_timeout_s = check.heartbeat_timeout
@@ -113,6 +119,15 @@ def assemble(
     announcer = Announcer(hub, lambda: board.count)
     answering = Answering(hub)
     files = Files(fleet, store, spool_dir)
+    kept = settings.outputs
+    copies = Keeper(
+        fleet,
+        tasks.spawn,
+        kept_dir if kept.keep else None,
+        max_bytes=round(kept.keep_max_gb * GIGABYTE),
+        max_age_s=kept.keep_max_days * DAY_S,
+        wall_clock=time.time,
+    )
     placement = Placement(fleet)
     settler = Settler(
         board,
@@ -188,7 +203,8 @@ def assemble(
     mirror = Mirror(fleet, tasks.spawn)
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
     _connect(board, fleet, dispatcher, settler, failover, relay, prober, keeper, announcer)
-    _follow(fleet, dispatcher, submissions, relay, keeper, mirror, logs, sources)
+    settler.on_ended = copies.keep
+    _follow(board, fleet, dispatcher, submissions, relay, keeper, mirror, logs, sources)
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
         settings=settings,
@@ -199,6 +215,7 @@ def assemble(
         hub=hub,
         announcer=announcer,
         files=files,
+        keeper=copies,
         queries=Queries(board, store, fleet),
         submissions=submissions,
         dispatcher=dispatcher,
@@ -252,6 +269,7 @@ def _connect(
 
 
 def _follow(
+    board: Board,
     fleet: Fleet,
     dispatcher: Dispatcher,
     submissions: Submissions,
@@ -274,7 +292,12 @@ def _follow(
         logs.renew(backend)
         sources.expire(backend)
 
+    def disconnected(backend: Backend) -> None:
+        for live in board.on(backend.id):
+            live.is_gapless = False
+
     fleet.on_restored, fleet.on_ejected = restored, ejected
+    keeper.on_disconnected = disconnected
     keeper.on_connected = logs.renew
     relay.on_logs = logs.deliver
 

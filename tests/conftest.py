@@ -3,7 +3,12 @@
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+# How long an example takes says nothing on a machine that does other things, too.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # Not COMFYPROXY_...: whatever begins like this is a setting, and the commands that the tests run would refuse it.
 NO_SKIPPED_TESTS = bool(os.environ.get("NO_SKIPPED_TESTS"))

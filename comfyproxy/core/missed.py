@@ -12,7 +12,9 @@ from comfyproxy.core.jobs import Job
 from comfyproxy.core.messages import OUTCOMES
 
 
-def ending(job: Job, entry: bytes, *, heard: Sequence[str], executed: Collection[str]) -> list[str]:
+def ending(
+    job: Job, entry: bytes, *, heard: Sequence[str], executed: Collection[str], is_gapless: bool = False
+) -> list[str]:
     """Return the messages that end a prompt.
 
     Args:
@@ -20,10 +22,14 @@ def ending(job: Job, entry: bytes, *, heard: Sequence[str], executed: Collection
         heard: those of its last messages that came from the backend; the outcome and the last are among them if all
             came.
         executed: the nodes of which the client has been told.
+        is_gapless: nothing can have been lost on the way: an output that was not told was never to be (0.3.64 lists the
+            cached ones of all nodes).
     """
     parsed = [messages.parse(text) for text in heard]
     has_final = bool(parsed) and parsed[-1] is not None and parsed[-1].is_final
     has_outcome = any(message is not None and message.event in OUTCOMES for message in parsed)
+    if is_gapless and has_final and has_outcome:
+        return list(heard)
     whole = rawjson.members(entry)
     told = [*_outputs(job, whole, executed), *(heard[:-1] if has_final else heard)]
     if not has_outcome:

@@ -192,7 +192,10 @@ def _number(raw: bytes | None) -> float | None:
     if raw is None:
         return None
     try:
-        return float(_decode(raw))
+        number = float(_decode(raw))
+        if number != number:
+            raise ValueError("NaN comes neither before nor behind anything")
+        return number
     except (TypeError, ValueError, OverflowError):
         details = raw.decode(errors="replace")[:100]
         raise BadRequest("invalid_number", "`number` must be a number", details=details) from None

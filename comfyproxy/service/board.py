@@ -113,6 +113,11 @@ class Board:
         self._judged.pop(live.prompt_id, None)
         self._waiting.add(live)
 
+    def relist(self, live: LiveJob) -> None:
+        """Let a job that waits stand where it belongs, after what keeps it from some backend has changed."""
+        if live.prompt_id in self._waiting:
+            self._waiting.add(live)
+
     def unqueue(self, live: LiveJob) -> None:
         """Keep the dispatcher from taking a waiting job; `queue` puts it back."""
         self._waiting.discard(live)

@@ -188,6 +188,7 @@ class Dispatcher:
 
         def reach_again() -> None:
             live.unreachable -= {backend.id}
+            self._board.relist(live)
             self.wake()
 
         asyncio.get_running_loop().call_later(RETRY_S, reach_again)

@@ -29,6 +29,7 @@ class Ghosts:
     def leave(self, live: LiveJob, backend: BackendId) -> None:
         """Note that a run of a job may still be on a backend; until it is known not to be, none is sent there."""
         live.ghosts.add(backend)
+        self._board.relist(live)
         self._jobs.setdefault(backend, set()).add(live)
         self._minted.put((backend, live.job.id_on_backend), True)
 
@@ -60,6 +61,7 @@ class Ghosts:
             return True
         for live in suspected:
             live.ghosts.discard(backend.id)
+            self._board.relist(live)
         self._jobs[backend.id] = self._jobs.get(backend.id, set()) - suspected
         return False
 

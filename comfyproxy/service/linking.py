@@ -26,6 +26,7 @@ class LinkKeeper:
         self._relay, self._prober = relay, prober
         self._deaf_after_s = deaf_after_s
         self.on_connected: Callable[[Backend], None] = lambda backend: None
+        self.on_disconnected: Callable[[Backend], None] = lambda backend: None
 
     def connected(self, backend: Backend) -> None:
         """A new socket stands: the server may be another process than before, and events may be missing."""
@@ -37,6 +38,7 @@ class LinkKeeper:
     def disconnected(self, backend: Backend, reason: str) -> None:
         """A socket was lost, perhaps with its server."""
         log.warning("link to %s is lost: %s", backend.id, reason)
+        self.on_disconnected(backend)
         self._prober.suspect(backend)
 
     def expect_news(self, backend: Backend, live: LiveJob) -> None:

@@ -17,6 +17,7 @@ class LiveJob:
     is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
     is_running: bool = False
     node: str | None = None  # the node that runs
+    is_gapless: bool = True  # the link has stood since it was sent
     executed: set[str] = field(default_factory=set)  # nodes whose outputs the client has been told of
     tail: list[str] = field(default_factory=list)  # messages held until the history entry is stored
     secrets: Mapping[str, bytes] = field(default_factory=dict)
@@ -72,4 +73,5 @@ class LiveJob:
         """Let go of what belongs to a run that will be done again."""
         self.tail.clear()
         self.executed.clear()
+        self.is_gapless = True
         self.is_settling = self.is_visitor = self.is_counted = False

@@ -21,7 +21,7 @@ async def recover(board: Board, store: JobStore, fleet: Fleet, dispatcher: Dispa
     """
     jobs = await store.unfinished()
     for job in jobs:
-        live = LiveJob(job, is_admitted=True)
+        live = LiveJob(job, is_admitted=True, is_gapless=False)
         board.add(live)
         backend = fleet.get(job.backend)
         if job.state is JobState.QUEUED:

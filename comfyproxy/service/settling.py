@@ -53,6 +53,7 @@ class Settler:
         self._heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
         self.on_lost: Callable[[LiveJob, str], None] = lambda live, why: None
         self.runs_again: Callable[[LiveJob, history.Outcome], bool] = lambda live, outcome: False
+        self.on_ended: Callable[[Job, bytes], None] = lambda job, entry: None
         self.on_settled: Callable[[], None] = lambda: None
 
     def begin(self, live: LiveJob, *, entry: bytes | None = None) -> None:
@@ -118,7 +119,11 @@ class Settler:
         entry = history.build_entry(
             raw, job=job, payload=payload, client_graph=live.client_graph, backend_prefix=prefix
         )
-        return job, entry, missed.ending(job, entry, heard=live.tail, executed=live.executed)
+        return (
+            job,
+            entry,
+            missed.ending(job, entry, heard=live.tail, executed=live.executed, is_gapless=live.is_gapless),
+        )
 
     async def _fail(self, live: LiveJob, message: str, exception_type: str) -> None:
         payload = await self._payload(live)
@@ -148,6 +153,7 @@ class Settler:
             name = event.event if event is not None else ""
             self._streams.deliver_text(job.client_id, text, event=name, prompt_id=job.prompt_id)
         self._observer.finished(job)
+        self.on_ended(job, entry)
         self.on_settled()
 
     async def _fetch(self, live: LiveJob, backend: Backend) -> bytes | None:

@@ -29,9 +29,13 @@ class Waiting:
         return prompt_id in self._entries
 
     def add(self, live: LiveJob) -> None:
-        """Let a job wait."""
-        self.discard(live)
-        key, order = _line_of(live), next(self._order)
+        """Let a job wait; one that waits already keeps its turn, and stands in the line where it belongs now."""
+        before = self._entries.get(live.prompt_id)
+        key, order = _line_of(live), next(self._order) if before is None else before[1]
+        if before is not None:
+            if before[0] == key:
+                return
+            self.discard(live)
         self._entries[live.prompt_id] = key, order
         heapq.heappush(self._lines.setdefault(key, []), (live.job.number, order, live))
 

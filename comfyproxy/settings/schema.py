@@ -114,9 +114,12 @@ class HistorySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings:
-    """How the files that backends make are named."""
+    """How the files that backends make are named, and whether copies of them are kept."""
 
     shared: bool = False
+    keep: bool = False
+    keep_max_gb: Annotated[float, Range(above=0, unit="gigabytes")] = 10.0  # of 1024 ** 3 bytes
+    keep_max_days: Annotated[float, Range(above=0, unit="days")] = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from comfyproxy.service.catalogs import Catalogs
 from comfyproxy.service.drain import Drains
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
+from comfyproxy.service.keeping import Keeper
 from comfyproxy.service.logs import LogSubscriptions
 from comfyproxy.service.mirroring import Mirror
 from comfyproxy.service.queries import Queries
@@ -23,6 +24,7 @@ CONTROL: web.AppKey[Control] = web.AppKey("control")
 DRAINS = web.AppKey("drains", Drains)
 MIRROR = web.AppKey("mirror", Mirror)
 CATALOGS = web.AppKey("catalogs", Catalogs)
+KEEPER = web.AppKey("keeper", Keeper)
 LOGS = web.AppKey("logs", LogSubscriptions)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions")
 MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)  # of POST /prompt

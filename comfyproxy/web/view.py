@@ -9,13 +9,13 @@ from urllib.parse import quote, unquote_plus
 from aiohttp import web
 
 from comfyproxy.core import outputs
-from comfyproxy.core.errors import UpstreamError
+from comfyproxy.core.errors import BackendUnavailable, NoBackend, UpstreamError
 from comfyproxy.core.files import FileRef
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.service.file_ports import client_of
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.web.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
-from comfyproxy.web.keys import FILES, FLEET
+from comfyproxy.web.keys import FILES, FLEET, KEEPER
 from comfyproxy.web.passthrough import pass_through, relay, with_query
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ async def view(request: web.Request) -> web.StreamResponse:
     """GET and HEAD /view: range, conditions, preview and channel are the backend's own work."""
     fleet = request.app[FLEET]
     if len(fleet) == 1:
-        return await pass_through(request, fleet.home())
+        return await _from_only(request, fleet)
     wanted = wanted_of(request, fleet.names)
     if wanted.owner is not None and fleet.prefixes:
         return await _from_owner(request, fleet, wanted)
@@ -65,15 +65,38 @@ def wanted_of(request: web.Request, names: frozenset[str]) -> Wanted:
     return Wanted(FileRef(name, subfolder, file_type) if is_plain else None, owner, raw_query)
 
 
+async def _from_only(request: web.Request, fleet: Fleet) -> web.StreamResponse:
+    """Ask the one backend that there is; while it is away, show what was kept of it."""
+    (backend,) = fleet
+    try:
+        return await pass_through(request, fleet.home())
+    except (NoBackend, BackendUnavailable):
+        kept = await _kept(request, backend, wanted_of(request, frozenset()).ref)
+        if kept is None:
+            raise
+        return kept
+
+
+async def _kept(request: web.Request, backend: Backend, ref: FileRef | None) -> web.StreamResponse | None:
+    """Return the copy of an output, as it is: a smaller preview of it nobody makes here."""
+    path = await request.app[KEEPER].find(backend.id, ref) if ref is not None else None
+    if path is None:
+        return None
+    log.info("%s is away: its %s is shown from the copy", backend.id, path.name)
+    return web.FileResponse(path, headers={"X-Comfyproxy-Kept": backend.id})
+
+
 async def _from_owner(request: web.Request, fleet: Fleet, wanted: Wanted) -> web.StreamResponse:
     """Ask the backend that made the file; where it is away, its files are not there."""
     backend = fleet.get(wanted.owner)
     if backend is None:
         return web.Response(status=404)
     target = with_query(request, wanted.query)
-    if backend.health.healthy:
-        return await _or_not_found(request, fleet, backend, target, answer_within_s=None)
-    return await _or_not_found(request, fleet, backend, target, answer_within_s=UNHEALTHY_ANSWER_WITHIN_S)
+    answer_within_s = None if backend.health.healthy else UNHEALTHY_ANSWER_WITHIN_S
+    answer = await _or_not_found(request, fleet, backend, target, answer_within_s=answer_within_s)
+    if answer.status != 404 or answer.prepared:
+        return answer
+    return await _kept(request, backend, wanted.ref) or answer
 
 
 async def _or_not_found(

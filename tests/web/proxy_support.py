@@ -21,8 +21,9 @@ from comfyproxy.core.health import Health
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.keeping import Keeper
 from comfyproxy.web import middleware
-from comfyproxy.web.keys import FILES, FLEET
+from comfyproxy.web.keys import FILES, FLEET, KEEPER
 from comfyproxy.web.passthrough import home_handler
 from comfyproxy.web.uploads import upload_image, upload_mask
 from comfyproxy.web.view import view
@@ -273,6 +274,9 @@ class Proxy:
         app = web.Application(client_max_size=0)
         middleware.install(app, cors_origin=self._cors_origin)
         app[FLEET], app[FILES] = self.fleet, self.files
+        app[KEEPER] = Keeper(
+            self.fleet, cast(Any, None), None, max_bytes=0, max_age_s=0, wall_clock=lambda: 0
+        )  # keeps nothing
         for prefix in ("", "/api"):
             app.router.add_get(f"{prefix}/view", view)
             app.router.add_post(f"{prefix}/upload/image", upload_image)
