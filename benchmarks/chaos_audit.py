@@ -15,6 +15,7 @@ from chaos_processes import Backend, Proxy, Usage
 from PIL import Image
 
 AT_ONCE = 16  # requests of the audit
+TRIES = 10
 FEW_DESCRIPTORS = 24  # kept connections, and what SQLite opens at need
 FEW_MB = 64.0
 
@@ -96,11 +97,15 @@ class Audit:
         if len(images) != 1:
             self._wrong("errors", f"{prompt.prompt_id} has {len(images)} pictures: {entry['outputs']}")
             return
-        async with gate, self._session.get(f"{self._url}/view", params=images[0]) as answer:
-            data = await answer.read()
-            if answer.status != 200:
-                self._wrong("errors", f"the picture of {prompt.prompt_id} is answered {answer.status}: {images[0]}")
-                return
+        for _ in range(TRIES):
+            async with gate, self._session.get(f"{self._url}/view", params=images[0]) as answer:
+                status, data = answer.status, await answer.read()
+            if status == 200:
+                break
+            await asyncio.sleep(1.0)  # a backend that this machine had no time for counts as away
+        else:
+            self._wrong("errors", f"the picture of {prompt.prompt_id} is answered {status}: {images[0]}")
+            return
         colour = Image.open(io.BytesIO(data)).convert("RGB").getpixel((3, 3))
         self.counts["pictures compared"] += 1
         if colour != (prompt.colour >> 16, prompt.colour >> 8 & 255, prompt.colour & 255):

@@ -112,7 +112,7 @@ class Proxy(Child):
     def __init__(self, folder: Path, port: int, backends: "list[Backend]") -> None:
         self.url = f"http://{HOST}:{port}"
         config = folder / "comfyproxy.yaml"
-        check = {"interval": 0.5, "timeout": 1.0, "heartbeat_timeout": HEARTBEAT_TIMEOUT_S, "rise": 1, "fall": 2}
+        check = {"interval": 0.5, "timeout": 2.0, "heartbeat_timeout": HEARTBEAT_TIMEOUT_S, "rise": 1, "fall": 2}
         nodes = [{"node_id": each.name, "url": each.url, "max_concurrent": 2} for each in backends]
         settings = {
             # With more retries than faults: what is given up is not lost, but it would hide what is.
