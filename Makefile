@@ -42,7 +42,7 @@ test: $(VENV)/installed-tests
 	done; \
 	echo "--- pytest"; \
 	test -z "$$failed" || echo "This will fail, whatever the tests say, because of: $${failed#, }"; \
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --maxprocesses 8 && test -z "$$failed"
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --maxprocesses 8 --dist loadgroup && test -z "$$failed"
 
 venv: $(VENV)/installed-tests
 
