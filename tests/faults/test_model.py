@@ -2,7 +2,7 @@
 
 What runs is the real service over a store in memory, in a loop whose time is virtual: a step of the machine lets the
 loop turn as often, or the clock advance as far, as hypothesis likes. The promises are checked after every step, and at
-the end, when all is calm again. `COMFYPROXY_MODEL_EXAMPLES` says how many orders are tried.
+the end, when all is calm again. `MODEL_EXAMPLES` says how many orders are tried.
 """
 
 import asyncio
@@ -385,7 +385,7 @@ class ServiceMachine(RuleBasedStateMachine):
                 assert self.faults > MAX_RETRIES, f"{prompt_id}: {ended.error}"
 
 
-EXAMPLES = int(os.environ.get("COMFYPROXY_MODEL_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "300"))
 
 TestService = ServiceMachine.TestCase
 TestService.settings = settings(
