@@ -32,6 +32,8 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PROBE_EVERY_S = 10.0
 TURNS = st.integers(0, 8)
 NAME = st.sampled_from(NAMES)
+LOSSES = ("request", "answer", "unread")
+BLOWS = (*LOSSES, "cut", "kill", "restart", "freeze", "freeze")
 MAX_RETRIES = 3  # as the stage has it
 CALM_ROUNDS = 60
 
@@ -178,11 +180,12 @@ class ServiceMachine(RuleBasedStateMachine):
         if receipt.status == 200:
             self.accepted.add(prompt_id)
 
-    @rule(turns=TURNS)
-    def submit(self, turns: int) -> None:
-        prompt_id = f"p{len(self.asked)}"
-        self.asked.append(prompt_id)
-        self.start(self.hand_in(prompt_id))
+    @rule(count=st.integers(1, 3), turns=TURNS)
+    def submit(self, count: int, turns: int) -> None:
+        for _ in range(count):
+            prompt_id = f"p{len(self.asked)}"
+            self.asked.append(prompt_id)
+            self.start(self.hand_in(prompt_id))
         self.turn(turns)
 
     @rule(which=st.integers(0, 3), turns=TURNS)
@@ -241,36 +244,34 @@ class ServiceMachine(RuleBasedStateMachine):
     async def receive(self, name: str, event: str, data: dict[str, Any]) -> None:
         self.the_stage.says(name, event, data)
 
-    @rule(name=NAME)
-    def cut_link(self, name: str) -> None:
-        self.servers[name].link_cut()
+    # One rule for all that breaks, and one for a whole run: else hardly anything would ever get anywhere.
 
-    @rule(name=NAME, fault=st.sampled_from(("request", "answer", "unread")))
-    def lose_the_next(self, name: str, fault: str) -> None:
-        self.servers[name].faults.append(fault)
+    @rule(name=NAME, how=st.sampled_from(BLOWS), turns=TURNS)
+    def strike(self, name: str, how: str, turns: int) -> None:
+        server = self.servers[name]
         self.faults += 1
-
-    @rule(name=NAME, turns=TURNS)
-    def kill(self, name: str, turns: int) -> None:
-        self.servers[name].kill()
-        self.faults += 1
+        if how in LOSSES:
+            server.faults.append(how)
+        else:
+            {"cut": server.link_cut, "kill": server.kill, "restart": server.restart, "freeze": server.freeze}[how]()
         self.turn(turns)
 
     @rule(name=NAME, turns=TURNS)
-    def restart(self, name: str, turns: int) -> None:
-        self.servers[name].restart()
-        self.faults += 1
+    def mend(self, name: str, turns: int) -> None:
+        server = self.servers[name]
+        server.thaw()
+        if not server.is_alive:
+            server.restart()
         self.turn(turns)
 
     @rule(name=NAME, turns=TURNS)
-    def freeze(self, name: str, turns: int) -> None:
-        self.servers[name].freeze()
-        self.faults += 1
-        self.turn(turns)
-
-    @rule(name=NAME, turns=TURNS)
-    def thaw(self, name: str, turns: int) -> None:
-        self.servers[name].thaw()
+    def run_one(self, name: str, turns: int) -> None:
+        server = self.servers[name]
+        server.start()
+        self.pass_on(name)
+        self.turn(3)
+        server.end("execution_success")
+        self.pass_on(name)
         self.turn(turns)
 
     # Store, clock and proxy
@@ -287,14 +288,15 @@ class ServiceMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds))
 
-    @rule()
-    def the_proxy_dies_and_starts_again(self) -> None:
+    @rule(turns=st.integers(0, 20))
+    def the_proxy_dies_and_starts_again(self, turns: int) -> None:
         now_s = self.loop.time()
         self.die()
         self.run(self.live())
         for server in self.servers.values():
             if server.frozen_s is not None:
                 server.frozen_s += self.loop.time() - now_s  # each life has a clock of its own
+        self.turn(turns)
 
     # The promises
 
