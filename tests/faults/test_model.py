@@ -30,6 +30,7 @@ from comfyproxy.service.recovery import recover
 NAMES = ("a", "b")
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PROBE_EVERY_S = 10.0
+UP_AFTER_S = 2.5  # a backend has passed the probes that it takes to be ready
 TURNS = st.integers(0, 8)
 NAME = st.sampled_from(NAMES)
 LOSSES = ("request", "answer", "unread")
@@ -66,6 +67,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.stage: Stage | None = None
         self.works: list[asyncio.Task[Any]] = []
         self.run(self.live())
+        self.run(asyncio.sleep(UP_AFTER_S))
 
     # How it is played
 
@@ -246,23 +248,25 @@ class ServiceMachine(RuleBasedStateMachine):
 
     # One rule for all that breaks, and one for a whole run: else hardly anything would ever get anywhere.
 
-    @rule(name=NAME, how=st.sampled_from(BLOWS), turns=TURNS)
-    def strike(self, name: str, how: str, turns: int) -> None:
+    @rule(name=NAME, how=st.sampled_from(BLOWS), times=st.integers(1, 3), turns=TURNS)
+    def strike(self, name: str, how: str, times: int, turns: int) -> None:
         server = self.servers[name]
         self.faults += 1
         if how in LOSSES:
-            server.faults.append(how)
+            server.faults += [how] * times
         else:
             {"cut": server.link_cut, "kill": server.kill, "restart": server.restart, "freeze": server.freeze}[how]()
         self.turn(turns)
 
-    @rule(name=NAME, turns=TURNS)
-    def mend(self, name: str, turns: int) -> None:
+    @rule(name=NAME, turns=TURNS, is_waited_for=st.booleans())
+    def mend(self, name: str, turns: int, is_waited_for: bool) -> None:
         server = self.servers[name]
         server.thaw()
         if not server.is_alive:
             server.restart()
         self.turn(turns)
+        if is_waited_for:
+            self.run(asyncio.sleep(UP_AFTER_S))
 
     @rule(name=NAME, turns=TURNS)
     def run_one(self, name: str, turns: int) -> None:
@@ -288,8 +292,8 @@ class ServiceMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds))
 
-    @rule(turns=st.integers(0, 20))
-    def the_proxy_dies_and_starts_again(self, turns: int) -> None:
+    @rule(turns=st.integers(0, 20), is_waited_for=st.booleans())
+    def the_proxy_dies_and_starts_again(self, turns: int, is_waited_for: bool) -> None:
         now_s = self.loop.time()
         self.die()
         self.run(self.live())
@@ -297,6 +301,8 @@ class ServiceMachine(RuleBasedStateMachine):
             if server.frozen_s is not None:
                 server.frozen_s += self.loop.time() - now_s  # each life has a clock of its own
         self.turn(turns)
+        if is_waited_for:
+            self.run(asyncio.sleep(UP_AFTER_S))
 
     # The promises
 
