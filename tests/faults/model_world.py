@@ -51,7 +51,7 @@ class Server:
     heard: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     visits: set[str] = field(default_factory=set)  # came to be judged
     excused: set[str] = field(default_factory=set)
-    deaths: int = 0
+    is_late: bool = False  # what is being done is not waited for any more
 
     @property
     def is_frozen(self) -> bool:
@@ -72,6 +72,7 @@ class Server:
         """Do what was asked."""
         while self.inbox and not self.is_frozen:
             request = self.inbox.pop(0)
+            self.is_late = request.answer.done()
             result = request.effect()
             if not request.answer.done():
                 request.answer.set_result(result)
@@ -100,7 +101,6 @@ class Server:
 
     def kill(self) -> None:
         """Die, with all that is in memory."""
-        self.deaths += 1
         self.is_alive, self.frozen_s, self.running = False, None, None
         self.pending, self.entries, self.heard = [], {}, []
         self.excused, self.visits, self.faults = set(), set(), []
@@ -178,8 +178,11 @@ class Calls:
 
         def take() -> Verdict:
             server = self._server
-            server.check_submit(server, prompt_id)
-            server.excused.discard(prompt_id)
+            if server.is_late:
+                server.excused.add(prompt_id)  # whoever sent it has given it up, and may have sent it elsewhere
+            else:
+                server.check_submit(server, prompt_id)
+                server.excused.discard(prompt_id)
             server.pending = sorted([*server.pending, (number, prompt_id)])
             if number >= 2**52:
                 server.visits.add(prompt_id)
