@@ -16,6 +16,7 @@ from comfyproxy.core.ports import FileIndex, JobStore
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.answering import Answering
+from comfyproxy.service.awake import AwakeClock
 from comfyproxy.service.board import Board
 from comfyproxy.service.catalogs import Catalogs
 from comfyproxy.service.control import Control
@@ -62,6 +63,7 @@ class Parts:
     """The parts that are started, stopped, or asked by the web."""
 
     settings: Settings
+    awake: AwakeClock
     store: Store
     metrics: Metrics
     fleet: Fleet
@@ -104,13 +106,14 @@ def assemble(
     """
     check = settings.nodes.health_check
     heartbeat_timeout_s = check.heartbeat_timeout
+    awake = AwakeClock(time.monotonic)
     metrics = Metrics(CollectorRegistry())
     backends = [_backend(node, session, timeout_s=check.timeout) for node in settings.nodes.static_nodes]
     fleet = Fleet(
         backends,
         health_check=check,
         prefix_outputs=not settings.outputs.shared,
-        now=time.monotonic,
+        now=awake.now,
         observer=metrics,
     )
     payloads = PayloadCache(store)
@@ -208,6 +211,7 @@ def assemble(
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
         settings=settings,
+        awake=awake,
         store=store,
         metrics=metrics,
         fleet=fleet,

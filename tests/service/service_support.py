@@ -290,13 +290,13 @@ def make_backend(name: str, *, max_concurrent: int = 2) -> Backend:
     return backend
 
 
-def make_fleet(*names: str, max_concurrent: int = 2) -> Fleet:
-    """Return a fleet whose clock stands still."""
+def make_fleet(*names: str, max_concurrent: int = 2, now: Callable[[], float] = lambda: 0.0) -> Fleet:
+    """Return a fleet whose clock stands still, unless it is given one."""
     return Fleet(
         [make_backend(name, max_concurrent=max_concurrent) for name in names],
         health_check=HealthCheck(),
         prefix_outputs=True,
-        now=lambda: 0.0,
+        now=now,
         observer=FakeObserver(),
     )
 
