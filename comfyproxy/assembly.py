@@ -150,7 +150,7 @@ def assemble(
         ghosts,
         metrics,
         client_id=client_id,
-        now=time.monotonic,
+        now=awake.now,
         heartbeat_timeout_s=heartbeat_timeout_s,
     )
     withdrawals = Withdrawals(fleet, tasks.spawn, heartbeat_timeout_s=heartbeat_timeout_s)
@@ -176,12 +176,12 @@ def assemble(
         failover,
         ghosts,
         answering,
-        now=time.monotonic,
+        now=awake.now,
         wall_clock=time.time,
         heartbeat_timeout_s=heartbeat_timeout_s,
         stall_timeout_s=check.stall_timeout,
     )
-    relay = Relay(board, fleet, answering, settler, metrics, now=time.monotonic, wall_clock=time.time)
+    relay = Relay(board, fleet, answering, settler, metrics, now=awake.now, wall_clock=time.time)
     sources = Sources(fleet, now=time.monotonic, patience_s=check.timeout)
     features = ServerFeatures(fleet)
     prober = Prober(

@@ -77,7 +77,7 @@ class UpstreamFailed(RequestError):
 
 
 class QueueFull(RequestError):
-    """As many jobs wait as the configuration allows."""
+    """As many jobs are unfinished as the configuration allows."""
 
     status = 429
     kind = "queue_full"

@@ -27,7 +27,7 @@ _NEXT: dict[JobState, frozenset[JobState]] = {
     # A queued job fails where every backend has refused it.
     JobState.QUEUED: frozenset({JobState.DISPATCHING, JobState.FAILED, JobState.CANCELLED}),
     JobState.DISPATCHING: frozenset(
-        # Back to QUEUED: it never arrived.
+        # Back to QUEUED: it never arrived, was lost on the way, or refused by a backend that is not the only one.
         {JobState.ACCEPTED, JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
     ),
     # Back to QUEUED: it had only come to be judged, is taken back, or its backend is lost and it runs again elsewhere.

@@ -104,7 +104,7 @@ class Submissions:
         Args:
             pinned: the only backend that may run it.
 
-        Raises BadRequest, NoBackend, BackendUnavailable, ShuttingDown, StoreUnavailable.
+        Raises BadRequest, NoBackend, BackendUnavailable, QueueFull, UpstreamFailed, ShuttingDown, StoreUnavailable.
         """
         if self.is_stopping:
             self._observer.submitted(ShuttingDown.kind)

@@ -31,6 +31,10 @@ def warnings(settings: Settings) -> list[str]:
         lines.append(
             f"nodes.load_balancing.strategy: {strategy} is not there yet; least_loaded is used in its place for now"
         )
+    if any(node.capabilities for node in settings.nodes.static_nodes):
+        lines.append("nodes.static_nodes: capabilities are read and not used yet; node classes decide what runs where")
+    if settings.outputs.keep and settings.outputs.shared:
+        lines.append("outputs.keep: copies are shown only where outputs are not shared; they are made for nothing")
     check = settings.nodes.health_check
     if check.heartbeat_timeout < check.interval + check.timeout:
         lines.append(

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many checkpoints memory holds (%(default)s)",
     )
+    parser.add_argument(
+        "--vram-gb",
+        type=_positive,
+        default=defaults.vram_gb,
+        metavar="G",
+        help="memory of its GPU in GiB (%(default)g)",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="changes all pictures (%(default)s)")
     parser.add_argument(
         "--control-port", type=port_number, metavar="P", help="port on which faults can be set over HTTP (off; 0: any)"
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         speed=args.speed,
         load_seconds=args.load_seconds,
         vram_models=args.vram_models,
+        vram_gb=args.vram_gb,
         seed=args.seed,
         control=args.control_port is not None,
         control_port=args.control_port or 0,

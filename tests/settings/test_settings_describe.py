@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 from settings_support import read
 
-from comfyproxy.settings import HealthCheck, LoadBalancing, Nodes, NodeSettings, Settings, describe, warnings
+from comfyproxy.settings import (
+    HealthCheck,
+    LoadBalancing,
+    Nodes,
+    NodeSettings,
+    OutputSettings,
+    Settings,
+    describe,
+    warnings,
+)
 
 FILE = """
     nodes:
@@ -63,3 +72,9 @@ def test_a_heartbeat_timeout_that_a_healthy_backend_cannot_keep_is_warned_of() -
 def test_the_defaults_need_no_warning() -> None:
     node = NodeSettings(node_id="a", host="a")
     assert warnings(Settings(nodes=Nodes(static_nodes=(node,), load_balancing=LoadBalancing()))) == []
+
+
+def test_what_has_no_effect_is_warned_of() -> None:
+    node = NodeSettings(node_id="a", host="a", capabilities=("video",))
+    told = warnings(Settings(nodes=Nodes(static_nodes=(node,)), outputs=OutputSettings(shared=True, keep=True)))
+    assert [line.split(":")[0] for line in told] == ["nodes.static_nodes", "outputs.keep"]
