@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from client_packages import python_with
-from client_programs import fleet, impossible, picture, python_driver, running, saved, unending
+from client_programs import ClientFailedError, fleet, impossible, picture, python_driver, running, saved, unending
 from proxying import running_proxy
 from simulator_support import png
 
@@ -29,10 +29,16 @@ def python() -> Path:
 async def api_proxy(python: Path, comfyui: str, folder: Path) -> AsyncIterator[str]:
     """Run comfy-api-proxy in front of a ComfyUI; yield its URL."""
     command = (python, "-m", "comfy_api_proxy.cli", "run", "--comfyui", comfyui, "--port", "0")
-    async with running(command, folder, PYTHONUNBUFFERED="1") as output, asyncio.timeout(60):
-        while not (found := _LISTENING.search(await output.readline())):
-            assert not output.at_eof()
-        yield found[1].decode()
+    async with running(command, folder, PYTHONUNBUFFERED="1") as output:
+        yield await _listening(output)
+
+
+async def _listening(output: asyncio.StreamReader) -> str:
+    async with asyncio.timeout(60):
+        async for line in output:
+            if found := _LISTENING.search(line):
+                return found[1].decode()
+    raise ClientFailedError("comfy-api-proxy has ended")
 
 
 async def test_comfy_api_proxy_works_in_front_of_the_proxy(python: Path, tmp_path: Path) -> None:

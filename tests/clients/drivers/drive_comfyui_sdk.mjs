@@ -7,6 +7,9 @@ import { CallWrapper, ComfyApi, ComfyPool, EQueueMode, PromptBuilder } from "@sa
 
 const given = JSON.parse(await text(process.stdin));
 
+// After so long without a message it connects anew, and gives up what runs; 10 s are little for a busy machine.
+const connect = (url) => new ComfyApi(url, undefined, { wsTimeout: 60_000 });
+
 const builder = (graph) => new PromptBuilder(graph, [], ["images"]).setOutputNode("images", "3");
 
 async function hashOf(api, image) {
@@ -55,16 +58,28 @@ async function cancelWaiting(api, graph) {
   return { id: prompt_id, before, after: await has() };
 }
 
-// Let the package spread workflows over several connections of its own.
+// Run workflows at the same time, each on a connection of its own: the package takes the end of any prompt of a
+// connection for the end of the one that it waits for.
+function together(url, graphs) {
+  return Promise.all(
+    graphs.map(async (graph) => {
+      const api = await connect(url).init().waitForReady();
+      const made = await make(api, graph);
+      api.destroy();
+      return made;
+    }),
+  );
+}
+
+// Let the package spread workflows itself. It waits for a connection whose server has nothing to do.
 async function pool(url, graphs) {
-  const apis = [1, 2, 3].map(() => new ComfyApi(url));
-  const comfy = new ComfyPool(apis, EQueueMode.PICK_LOWEST);
+  const comfy = new ComfyPool([connect(url), connect(url)], EQueueMode.PICK_ZERO);
   const made = await comfy.batch(graphs.map((graph) => (api) => make(api, graph)));
   comfy.destroy();
   return made;
 }
 
-const api = await new ComfyApi(given.url).init().waitForReady();
+const api = await connect(given.url).init().waitForReady();
 const uploaded = await api.uploadImage(await readFile(given.file), "source.png", { override: true });
 given.workflow["1"].inputs.image = uploaded.info.name;
 const answer = {
@@ -75,7 +90,8 @@ const answer = {
   checkpoints: await api.getCheckpoints(),
   devices: (await api.getSystemStats()).devices.length,
   cancelledRunning: await cancelRunning(api, given.unending[0]),
-  pool: await pool(given.url, given.workflows),
+  together: await together(given.url, given.workflows.slice(2)),
+  pool: await pool(given.url, given.workflows.slice(0, 2)),
 };
 for (const graph of given.unending) await api.appendPrompt(graph);
 answer.cancelledWaiting = await cancelWaiting(api, given.last);
