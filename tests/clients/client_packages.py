@@ -129,4 +129,5 @@ def _run(*command: str, cwd: Path) -> None:
         raise ClientUnavailableError(str(exc)) from exc
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise ClientUnavailableError(said[-1] if said else f"{command[0]} ended with {done.returncode}")
+        why = next((line for line in said if "error" in line.lower()), f"{command[0]} ended with {done.returncode}")
+        raise ClientUnavailableError(why)
