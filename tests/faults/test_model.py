@@ -397,7 +397,7 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "300"))
 
 TestService = ServiceMachine.TestCase
 TestService.settings = settings(
-    max_examples=EXAMPLES,
+    derandomize=True, max_examples=EXAMPLES,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
