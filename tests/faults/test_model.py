@@ -397,7 +397,8 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "300"))
 
 TestService = ServiceMachine.TestCase
 TestService.settings = settings(
-    derandomize=True, max_examples=EXAMPLES,
+    derandomize=True,
+    max_examples=EXAMPLES,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
