@@ -103,7 +103,8 @@ class Server:
         """Die, with all that is in memory."""
         self.is_alive, self.frozen_s, self.running = False, None, None
         self.pending, self.entries, self.heard = [], {}, []
-        self.excused, self.visits, self.faults = set(), set(), []
+        # Who came to be judged stays known: the proxy counts him until it has noticed the death.
+        self.excused, self.faults = set(), []
         inbox, self.inbox = self.inbox, []
         for request in inbox:
             if not request.answer.done():
@@ -186,6 +187,8 @@ class Calls:
             server.pending = sorted([*server.pending, (number, prompt_id)])
             if number >= 2**52:
                 server.visits.add(prompt_id)
+            else:
+                server.visits.discard(prompt_id)
             answer = {"prompt_id": prompt_id, "number": number, "node_errors": {}}
             return Verdict(200, json.dumps(answer).encode(), "application/json", prompt_id)
 

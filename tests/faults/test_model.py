@@ -397,9 +397,34 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "300"))
 
 TestService = ServiceMachine.TestCase
 TestService.settings = settings(
-    derandomize=True,
     max_examples=EXAMPLES,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_a_judged_prompt_that_started_keeps_its_slot_until_the_death_of_its_backend_is_noticed() -> None:
+    machine = ServiceMachine()
+
+    def then() -> None:
+        machine.slots_are_kept()
+        machine.board_store_and_fleet_agree()
+
+    try:
+        machine.fail_the_store("insert")
+        machine.submit(3, 0)
+        machine.fail_the_store("settle")
+        machine.deliver("a", 0)
+        machine.run_one("b", 0)
+        machine.submit(1, 0)
+        machine.deliver("a", 0)
+        machine.run_next("b", 0)
+        machine.cancel(which=0, how="cancel", turns=0)
+        then()
+        machine.strike(name="a", how="request", times=1, turns=0)
+        then()
+        machine.strike(name="b", how="kill", times=1, turns=0)
+        then()
+    finally:
+        machine.teardown()
