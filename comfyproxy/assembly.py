@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.ports import FileIndex, JobStore
+from comfyproxy.core.scheduling.scheduler import Scheduler
+from comfyproxy.core.scheduling.strategies import make_strategy
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.answering import Answering
@@ -104,7 +106,7 @@ def assemble(
         spool_dir: where uploads rest on their way.
         kept_dir: where copies of outputs are kept, if that is configured.
     """
-    check = settings.nodes.health_check
+    check, balancing = settings.nodes.health_check, settings.nodes.load_balancing
     heartbeat_timeout_s = check.heartbeat_timeout
     awake = AwakeClock(time.monotonic)
     metrics = Metrics(CollectorRegistry())
@@ -117,7 +119,8 @@ def assemble(
         observer=metrics,
     )
     payloads = PayloadCache(store)
-    board = Board(fleet, payloads)
+    placement = Placement(fleet, Scheduler(make_strategy(balancing.strategy)), now=awake.now)
+    board = Board(fleet, payloads, placement)
     hub = _hub(settings, metrics)
     announcer = Announcer(hub, lambda: board.count)
     answering = Answering(hub)
@@ -131,7 +134,6 @@ def assemble(
         max_age_s=kept.keep_max_days * DAY_S,
         wall_clock=time.time,
     )
-    placement = Placement(fleet)
     settler = Settler(
         board,
         store,
@@ -155,7 +157,6 @@ def assemble(
     )
     withdrawals = Withdrawals(fleet, tasks.spawn, heartbeat_timeout_s=heartbeat_timeout_s)
     dispatcher = Dispatcher(board, store, fleet, placement, sender, withdrawals, settler, ghosts, tasks.spawn)
-    balancing = settings.nodes.load_balancing
     failover = Failover(
         board,
         fleet,

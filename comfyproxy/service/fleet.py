@@ -10,7 +10,7 @@ from comfyproxy.core.catalog import Catalog
 from comfyproxy.core.errors import ConnectionRefused, NoBackend, UpstreamError
 from comfyproxy.core.health import Health
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.selection import Candidate
+from comfyproxy.core.needs import Needs
 
 if TYPE_CHECKING:
     from comfyproxy.service.ports import BackendApi, Link, Observer
@@ -24,6 +24,9 @@ _CREATE_TIME_SINCE = (0, 4)
 _CANCEL_ROUTES_SINCE = (0, 26)
 # The oldest version seen to honour the id of POST /interrupt.
 _INTERRUPTS_BY_ID_SINCE = (0, 3, 64)
+# What the scheduler must know at once; the second ones change who can run what.
+_DECISIVE = frozenset({"health", "is_drained", "epoch", "queue_remaining", "catalog", "settings"})
+_ABILITIES = frozenset({"catalog", "settings"})
 
 
 @dataclass(slots=True, eq=False)
@@ -47,11 +50,37 @@ class Backend:
     vram: int = 0  # bytes, of its largest GPU; 0 where it is not known
     features: dict[str, Any] = field(default_factory=dict)
     catalog: Catalog | None = None
+    takes_other_jobs: bool = True  # what it can run has changed, and the scheduler has not been told
+    on_touched: "Callable[[Backend], None] | None" = field(default=None, repr=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Let whoever watches know of changes that decide which jobs it gets."""
+        object.__setattr__(self, name, value)
+        if name in _DECISIVE:
+            if name in _ABILITIES:
+                object.__setattr__(self, "takes_other_jobs", True)
+            self.touch()
+
+    def touch(self) -> None:
+        """Say that something has changed that decides which jobs it gets."""
+        watcher = getattr(self, "on_touched", None)  # not yet there while it is being built
+        if watcher is not None:
+            watcher(self)
 
     @property
     def is_ready(self) -> bool:
         """Healthy and not drained."""
         return self.health.healthy and not self.is_drained
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it may take one more.
+
+        Strangers' prompts count against the bound, but never keep our last one out: else a server that others use
+        all the time would never run a job of ours.
+        """
+        load = len(self.in_flight) + self.foreign
+        return load < self.settings.max_concurrent or not self.in_flight
 
     @property
     def state(self) -> str:
@@ -60,7 +89,7 @@ class Backend:
             return "draining" if self.in_flight else "drained"
         if not self.health.healthy:
             return "unhealthy" if self.epoch or self.last_error else "starting"
-        return "ready" if self.candidate().is_available else "busy"
+        return "ready" if self.is_available else "busy"
 
     @property
     def foreign(self) -> int:
@@ -91,9 +120,13 @@ class Backend:
             parts.append(int(digits or 0))
         return tuple(parts) >= wanted
 
-    def candidate(self, *, is_warm: bool = False) -> Candidate:
-        """Return what a strategy may know."""
-        return Candidate(self.id, len(self.in_flight), self.foreign, self.settings.max_concurrent, is_warm)
+    def can(self, needs: Needs) -> bool:
+        """Whether it has what a job needs, as far as is known."""
+        return self.catalog is None or not self.catalog.missing(needs.classes)
+
+    def missing(self, needs: Needs) -> list[str]:
+        """Return what it lacks of what a job needs, for people."""
+        return [] if self.catalog is None else sorted(self.catalog.missing(needs.classes))
 
 
 class Fleet:
@@ -112,6 +145,9 @@ class Fleet:
         observer: "Observer",
     ) -> None:
         self._backends = {backend.id: backend for backend in backends}
+        self._touched = dict.fromkeys(backends)
+        for backend in backends:
+            backend.on_touched = self._note_touched
         self._health_check = health_check
         self._now = now
         self._since_s = now()
@@ -132,6 +168,15 @@ class Fleet:
     def get(self, backend_id: BackendId | str | None) -> Backend | None:
         """Return a backend by its name."""
         return self._backends.get(BackendId(backend_id)) if backend_id is not None else None
+
+    def take_touched(self) -> list[Backend]:
+        """Return the backends of which something decisive has changed since the last time, in order."""
+        touched = list(self._touched)
+        self._touched.clear()
+        return touched
+
+    def _note_touched(self, backend: Backend) -> None:
+        self._touched[backend] = None
 
     def ready(self) -> list[Backend]:
         """Return the backends that take new work, in configured order."""

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from comfyproxy.core.jobs import BackendId, Job
+from comfyproxy.core.needs import Needs
 
 
 @dataclass(slots=True, eq=False)
@@ -13,7 +14,10 @@ class LiveJob:
     """A job on the board; two of them are never equal."""
 
     job: Job
-    classes: frozenset[str] | None = None  # the node classes of its graph; None where nobody has looked
+    needs: Needs | None = None  # what a backend must have for it; None where nobody has looked
+    kind: str = ""  # of workflow: those of one kind take about the same time
+    priority: int = 0
+    is_claimed: bool = False  # whoever takes it in sends it, once the scheduler says where to
     is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
     is_running: bool = False
     node: str | None = None  # the node that runs

@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import Needs
@@ -103,6 +104,7 @@ class FleetState:
         self._order: list[_Slot] = []
         self._holders: dict[Models, dict[BackendId, State]] = {}
         self._able: dict[tuple[Needs, frozenset[BackendId]], frozenset[BackendId] | None] = {}
+        self._crowded: dict[BackendId, State] = {}
         self._keyed: Keyed | None = None
         self._turn = self._added = 0
         self.ready_count = 0
@@ -143,6 +145,7 @@ class FleetState:
         if state.is_ready:
             self.ready_count -= 1
         self._unlist(state)
+        self._crowded.pop(backend, None)
         self._forget_tail(state)
         self._abilities_changed()
 
@@ -159,6 +162,10 @@ class FleetState:
     def changed(self, state: State) -> None:
         """Put a backend where it belongs now."""
         self._unlist(state)
+        if state.flights and state.load > 1:
+            self._crowded[state.id] = state
+        else:
+            self._crowded.pop(state.id, None)
         if state.is_available:
             key = () if self._keyed is None else self._keyed.key(self.candidate(state))
             state.slot = key, state.last_turn, state.position, state.id
@@ -206,12 +213,20 @@ class FleetState:
         is_equal = state is not None and state.slot is not None and state.slot[0] == best[0]
         return warm if is_equal and (able is None or warm in able) else best[3]
 
-    def candidate(self, state: State, *, is_warm: bool = False) -> Candidate:
-        """Return what a strategy may know of a backend."""
+    def crowded(self, limit: int) -> list[State]:
+        """Return backends on which one of our jobs has others before it."""
+        return list(islice(self._crowded.values(), limit))
+
+    def candidate(self, state: State, *, is_warm: bool = False, less: int = 0) -> Candidate:
+        """Return what a strategy may know of a backend.
+
+        Args:
+            less: jobs there that are not to be counted.
+        """
         spec = state.spec
         return Candidate(
             spec.backend,
-            state.load,
+            state.load - less,
             spec.max_concurrent,
             self._durations.speed(spec.backend) if spec.weight is None else spec.weight,
             LAST if spec.priority is None else spec.priority,

@@ -48,7 +48,7 @@ class Entry:
     deferred_since_s: float | None = None
 
 
-_Line = list[tuple[float, int, Entry]]  # a heap by number, then order of arrival
+_Line = list[tuple[float, int, int, Entry]]  # a heap by number, then order of arrival; some may wait no longer
 
 
 @dataclass(slots=True, eq=False)
@@ -200,7 +200,8 @@ class FairQueue:
             flow = client.flows[request.priority] = Flow(client, request.priority, head_start_s, next(self._order))
         group = self._group((request.needs, request.excluded))
         entry = Entry(request, next(self._order) if turn is None else turn, client, flow, group, expected_s)
-        place = (request.number, entry.order, entry)
+        # Its old self, if it was put back, may still lie there under the same order.
+        place = (request.number, entry.order, next(self._order), entry)
         heapq.heappush(flow.jobs, place)
         line = flow.lines.get(group)
         if line is None:
@@ -300,7 +301,7 @@ class FairQueue:
 
 def _head(line: _Line) -> Entry | None:
     while line:
-        entry = line[0][2]
+        entry = line[0][3]
         if entry.is_waiting:
             return entry
         heapq.heappop(line)

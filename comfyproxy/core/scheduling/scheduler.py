@@ -19,6 +19,7 @@ from comfyproxy.core.scheduling.types import Assignment, BackendSpec, MaxBypass,
 
 REMEMBERED_CLIENTS = 20_000
 AGEING_S = 300.0
+MOVE_GAIN_S = 1.0  # a job that would begin so much sooner elsewhere is worth moving
 DEFAULT_BYPASS = MaxBypass()
 
 
@@ -173,6 +174,38 @@ class Scheduler:
             self._fleet.leave(state, prompt_id, has_run=flight.started_s is not None)
 
     # Questions
+
+    def misplaced(self, now_s: float) -> list[tuple[str, BackendId]]:
+        """Return jobs that wait on a backend while another one, which would get them now, has nothing to do.
+
+        Whoever takes such a job back and enqueues it sees it go to the idle one, or wait for something better.
+        """
+        found: list[tuple[str, BackendId]] = []
+        idle = [state for state in self._fleet.available(LOOK) if not state.load]
+        for state in self._fleet.crowded(LOOK) if idle else ():
+            flight = list(state.flights.values())[-1]
+            if flight.started_s is not None:
+                continue
+            able = self._fleet.able(flight.request.needs, flight.request.excluded)
+            for other in idle:
+                if (able is None or other.id in able) and self._is_better(flight, state, other, now_s):
+                    found.append((flight.request.prompt_id, state.id))
+                    idle.remove(other)
+                    break
+        return found
+
+    def _is_better(self, flight: Flight, there: State, idle: State, now_s: float) -> bool:
+        """Whether a pending job would begin much sooner on an idle backend, and would be given to it."""
+        wait_s = there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s
+        models = flight.request.needs.models
+        load_s = self.durations.load_s(models, idle.id) if models and idle.tail != models else 0.0
+        if wait_s + flight.load_s < load_s + MOVE_GAIN_S:
+            return False
+        if self._is_affine:
+            return True
+        pair = [self._fleet.candidate(idle), self._fleet.candidate(there, less=1)]
+        pair.sort(key=lambda candidate: candidate.last_turn)
+        return next(iter(self._strategy.rank(flight.request, pair)), None) == idle.id
 
     def able(self, needs: Needs, excluded: Iterable[BackendId] = ()) -> frozenset[BackendId]:
         """Return who may have a job with these needs, ready or not."""
