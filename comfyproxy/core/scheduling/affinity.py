@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.scheduling.durations import Durations, Models, Popularity
+from comfyproxy.core.scheduling.durations import Durations, Popularity
 from comfyproxy.core.scheduling.fleet import FleetState, State
 from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow, Group
 from comfyproxy.core.scheduling.types import MaxBypass
@@ -114,7 +114,6 @@ class Affinity:
     def _in_turn(self, now_s: float) -> Choice | None:
         if not self._fleet.has_room:
             return None
-        ahead_s: dict[Models, float] = {}
         wanted: list[tuple[float, Entry, State]] = []
         looked = 0
         turns = self._queue.in_turn(LOOK)
@@ -122,7 +121,9 @@ class Affinity:
             for flow in turns:
                 for entry in self._heads(flow):
                     looked += 1
-                    choice = self._consider(entry, ahead_s, wanted, now_s)
+                    if entry.group.head() is not entry:
+                        continue
+                    choice = self._consider(entry, wanted, now_s)
                     if choice is not None:
                         return choice
                 if looked >= LOOK:
@@ -134,71 +135,72 @@ class Affinity:
         _, entry, state = max(wanted, key=lambda found: (found[0], -found[1].order))
         return Choice(entry, state, "those that hold the models have too much to do")
 
-    def _consider(
-        self, entry: Entry, ahead_s: dict[Models, float], wanted: list[tuple[float, Entry, State]], now_s: float
-    ) -> Choice | None:
+    def _consider(self, entry: Entry, wanted: list[tuple[float, Entry, State]], now_s: float) -> Choice | None:
         models = entry.request.needs.models
-        best, wait_s = self._best(entry, now_s, ahead_s=ahead_s.get(models, 0.0))
+        best, wait_s = self._best(entry, now_s)
         if best is None:
             return None
         if wait_s is None:
-            if not self._is_time(best, now_s):
-                return None
             return Choice(entry, best, "it is expected to finish there first")
         load_s = self._durations.load_s(models, best.id)
         if entry.deferred_since_s is None:
             entry.deferred_since_s = now_s
         patience_ends_s = entry.deferred_since_s + load_s
-        if now_s >= patience_ends_s and self._is_time(best, now_s):
+        if now_s >= patience_ends_s:
             return Choice(entry, best, "it has waited for the models as long as loading them takes")
         self._wake_at(patience_ends_s)
-        ahead_s[models] = ahead_s.get(models, 0.0) + entry.expected_s
         gain_s = self._drain_s(entry.group, now_s) - (load_s + self._durations.run_s(entry.request.kind, best.id))
-        if gain_s > 0 and self._is_time(best, now_s):
+        if gain_s > 0:
             wanted.append((gain_s, entry, best))
         return None
 
-    def _best(self, entry: Entry, now_s: float, *, ahead_s: float = 0.0) -> tuple[State | None, float | None]:
-        """Return the backend with room where a job finishes first.
+    def _best(self, entry: Entry, now_s: float) -> tuple[State | None, float | None]:
+        """Return the backend to which a job could go now, and where it finishes first.
 
-        And how long that is for one without room that holds the models, if there it finishes even earlier.
+        And how long that takes on one that is busy and holds the models, if there it finishes even earlier.
         """
         able, models, kind = self._fleet.able_of(entry.group), entry.request.needs.models, entry.request.kind
         best, best_s = None, math.inf
-        for state in self._fleet.available(LOOK_AT_BACKENDS):
-            if able is not None and state.id not in able:
-                continue
+        for state in self._free(able, now_s):
             cost_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
             if models and state.tail != models:
                 cost_s += self._durations.load_s(models, state.id) + self._eviction_s(state, now_s)
             if cost_s < best_s:
                 best, best_s = state, cost_s
-        if best is None and able is not None:
-            # They may be far behind in the order.
-            name = self._fleet.choose(able, None)
-            best = self._fleet.get(name) if name is not None else None
-        if best is None or not models:
-            return best, None
-        if best.tail == models:
+        if best is None or not models or best.tail == models:
             return best, None
         wait_s = None
-        holders = [each for each in self._fleet.holders(models) if each.is_ready and (able is None or each.id in able)]
-        for state in holders[:LOOK_AT_BACKENDS]:
-            its_s = self._busy_s(state, now_s) + ahead_s / len(holders) + self._durations.run_s(kind, state.id)
-            if its_s < best_s and (wait_s is None or its_s < wait_s):
-                if state.slot is not None and self._is_time(state, now_s):
-                    return state, None
+        for state in self._ready_holders(entry.group)[:LOOK_AT_BACKENDS]:
+            its_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
+            if its_s < min(best_s, math.inf if wait_s is None else wait_s):
                 wait_s = its_s
         return best, wait_s
 
-    def _drain_s(self, group: Group, now_s: float) -> float:
-        """Return when the present holders of a group's models will have done all its waiting jobs, as expected."""
+    def _free(self, able: frozenset[BackendId] | None, now_s: float) -> list[State]:
+        """Return backends that could have a job now: those that come first in the order."""
+        free = [
+            state
+            for state in self._fleet.available(LOOK_AT_BACKENDS)
+            if (able is None or state.id in able) and self._is_time(state, now_s)
+        ]
+        if not free and able is not None and (name := self._fleet.choose(able, None)) is not None:
+            # They may be far behind in the order.
+            state = self._fleet.get(name)
+            if state is not None and self._is_time(state, now_s):
+                free.append(state)
+        return free
+
+    def _ready_holders(self, group: Group) -> list[State]:
         able = self._fleet.able_of(group)
-        holders = [
+        return [
             each
             for each in self._fleet.holders(group.needs.models)
             if each.is_ready and (able is None or each.id in able)
         ]
+
+    def _drain_s(self, group: Group, now_s: float) -> float:
+        """Return when the present holders of a group's models will have done all its waiting jobs, as expected."""
+        holders = self._ready_holders(group)
         if not holders:
             return math.inf
         busy_s = sum(self._busy_s(each, now_s) for each in holders)
