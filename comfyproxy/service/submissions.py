@@ -268,7 +268,7 @@ class Submissions:
             if bound is None:
                 raise LookupError(live.job.backend)
             return bound
-        live.is_visitor = True
+        live.is_visitor, live.why = True, ""
         backend = self._placement.pick_validator(live)
         if backend is None:
             self._require_backend()
