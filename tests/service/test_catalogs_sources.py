@@ -179,4 +179,6 @@ def test_what_nobody_holds_is_forgotten() -> None:
     pool.catalog(json.dumps(node(A=["x"])).encode())
     pool.listing(b"[]")
     gc.collect()
-    assert (len(pool._catalogs), len(pool._definitions), len(pool._listings)) == (0, 0, 0)
+    shared = pool._shared
+    kept = (pool._catalogs, pool._listings, shared._definitions, shared._choices)
+    assert [len(each) for each in kept] == [0, 0, 0, 0]
