@@ -30,6 +30,7 @@ async def test_a_backend_is_asked_what_it_is_and_what_it_can_run() -> None:
     assert backend.features == {"supports_preview_metadata": True, "of": "a"}
     assert backend.catalog is not None
     assert backend.catalog.classes == {"Loader"}
+    assert stage.fleet.combos == {"Loader": {"model"}}
     stage.passes(7.0)
     assert stage.sources.age_s(backend) == 7.0
 
