@@ -1,6 +1,6 @@
 """Which inputs of which node classes are lists, on any backend of the fleet."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 
 from comfyproxy.core.catalog import Catalog, Definition
 from comfyproxy.core.jobs import BackendId
@@ -8,7 +8,7 @@ from comfyproxy.core.jobs import BackendId
 _NOTHING: Mapping[str, Definition] = {}
 
 
-class Combos(Mapping[str, frozenset[str]]):
+class Combos(Mapping[str, KeysView[str]]):
     """The names of list inputs by node class, kept up to date as catalogs come and go.
 
     A thousand backends with one catalog cost no more than one. Where a backend has another catalog than before, the
@@ -18,17 +18,16 @@ class Combos(Mapping[str, frozenset[str]]):
     def __init__(self) -> None:
         self._catalogs: dict[BackendId, Catalog] = {}
         self._held: dict[int, tuple[Catalog, int]] = {}  # by identity: equality says nothing about the definitions
-        self._definitions: dict[str, dict[Definition, int]] = {}  # class -> how many catalogs describe it like that
-        self._names: dict[str, frozenset[str]] = {}
+        self._counts: dict[str, dict[str, int]] = {}  # class -> input -> how many of the catalogs have it as a list
 
-    def __getitem__(self, node_class: str) -> frozenset[str]:
-        return self._names[node_class]
+    def __getitem__(self, node_class: str) -> KeysView[str]:
+        return self._counts[node_class].keys()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._counts)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._counts)
 
     def note(self, backend: BackendId, new: Catalog | None) -> None:
         """Take note of a backend's catalog; None where it is not known, or the backend is gone."""
@@ -40,18 +39,11 @@ class Combos(Mapping[str, frozenset[str]]):
         came = new.definitions if new is not None and self._hold(new) else _NOTHING
         left = old.definitions if old is not None and self._let_go(old) else _NOTHING
         for name, definition in came.items():
-            if left.get(name) is not definition and definition.choices:
-                known = self._definitions.setdefault(name, {})
-                known[definition] = known.get(definition, 0) + 1
-                if known[definition] == 1:
-                    self._unite(name)
+            if definition.choices and left.get(name) is not definition:
+                self._count(name, definition, +1)
         for name, definition in left.items():
-            if came.get(name) is not definition and definition.choices:
-                known = self._definitions[name]
-                known[definition] -= 1
-                if not known[definition]:
-                    del known[definition]
-                    self._unite(name)
+            if definition.choices and came.get(name) is not definition:
+                self._count(name, definition, -1)
 
     def _hold(self, catalog: Catalog) -> bool:
         """Count one more backend with a catalog; return whether it is the first."""
@@ -66,9 +58,11 @@ class Combos(Mapping[str, frozenset[str]]):
             self._held[id(catalog)] = catalog, count - 1
         return count == 1
 
-    def _unite(self, name: str) -> None:
-        known = self._definitions[name]
-        if known:
-            self._names[name] = frozenset().union(*(definition.choices for definition in known))
-        else:
-            del self._definitions[name], self._names[name]
+    def _count(self, name: str, definition: Definition, change: int) -> None:
+        counts = self._counts.setdefault(name, {})
+        for input_name in definition.choices:
+            counts[input_name] = counts.get(input_name, 0) + change
+            if not counts[input_name]:
+                del counts[input_name]
+        if not counts:
+            del self._counts[name]
