@@ -32,6 +32,9 @@ class LiveJob:
     was_moved_for_memory: bool = False  # it ran out of memory once, and got another backend for that
     refused: dict[BackendId, str] = field(default_factory=dict)  # said no to it, and in which words
     client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
+    # The client's spellings of models -> those of the backend that has the job. Not stored: a job that was sent before
+    # a restart of the proxy shows the backend's, just as its history shows the graph that was sent.
+    spellings: Mapping[str, str] = field(default_factory=dict)
     is_settling: bool = False
     is_visitor: bool = False  # on its backend only to be judged; takes no slot
     is_counted: bool = False  # the run that its backend has taken on is among the job's attempts
