@@ -6,8 +6,9 @@
     bursts       little to do, then very much at once
     heavy_tail   jobs of seconds to ten minutes, as pictures and videos in one queue
 
-Each with few models (4, equally popular) or many (24, of which a few are asked for most): `batch-few`, `bursts-many`.
-About 2,000 jobs, on a fleet of capacity 8; on a larger one more of them, so that it is as busy.
+Each with one model, with few (4, equally popular) or with many (24, of which a few are asked for most): `batch-few`,
+`bursts-many`. With one there is nothing to gain from knowing the models, only something to lose. About 2,000 jobs on a
+fleet of capacity 8; on a larger one more of them, so that it is as busy.
 """
 
 import math
@@ -132,7 +133,7 @@ _MAKERS: Mapping[str, Callable[[_Maker], Iterator[TraceJob]]] = {
     "bursts": _bursts,
     "heavy_tail": _heavy_tail,
 }
-_MODELS = {"few": (4, 0.0), "many": (24, 1.0)}
+_MODELS = {"one": (1, 0.0), "few": (4, 0.0), "many": (24, 1.0)}
 NAMES = tuple(f"{shape}-{models}" for shape in _MAKERS for models in _MODELS)
 
 
