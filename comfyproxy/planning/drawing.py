@@ -111,8 +111,10 @@ class _Picture:
     def _colour(self, place: int) -> str:
         if not self._models[place]:
             return "#cfcfcf"
-        # The golden angle keeps neighbours apart, however many there are; every third is lighter or darker.
-        return f"hsl({place * 137.5 % 360:.0f},65%,{(52, 68, 40)[place % 3]}%)"
+        # Beyond eight hues, shades can be told apart better than further hues.
+        count = len(self._models)
+        hues = max(min(count, 8), math.ceil(count / 3))
+        return f"hsl({360 * (place % hues) / hues:.0f},65%,{(50, 74, 32)[place // hues]}%)"
 
     def _x(self, at_s: float) -> float:
         return round(_LEFT + at_s * self._scale, 1)

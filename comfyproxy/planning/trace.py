@@ -90,7 +90,7 @@ def _value(key: str, value: Any) -> Any:
     if value == "" and kinds(TraceJob)[key].type is str:
         return value
     try:
-        return convert(kinds(TraceJob)[key], value, _shown(value))
+        return convert(kinds(TraceJob)[key], value, value if isinstance(value, str) else _shown(value))
     except ValueError as exc:
         raise ValueError(f"{key}: {exc}") from exc
 

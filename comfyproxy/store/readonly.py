@@ -9,11 +9,12 @@ from typing import Final
 from comfyproxy.core.jobs import Job
 from comfyproxy.core.ports import StoreError
 from comfyproxy.store.database import is_no_database, unavailable
-from comfyproxy.store.rows import JOB_COLUMNS, to_job, unpack
+from comfyproxy.store.rows import JOB_COLUMNS, Row, to_job, unpack
 from comfyproxy.store.schema import MIGRATIONS, check
 
 # A reader keeps the write-ahead log from being begun anew: it must not take long at a time.
 _PORTION: Final = 200
+_COLUMNS: Final = ", ".join(f"j.{column}" for column in JOB_COLUMNS)
 
 
 def settled_jobs(path: Path, *, busy_timeout_s: float = 5.0) -> Iterator[tuple[Job, bytes]]:
@@ -26,23 +27,21 @@ def settled_jobs(path: Path, *, busy_timeout_s: float = 5.0) -> Iterator[tuple[J
     path = path.resolve()
     if not path.is_file():
         raise StoreError(f"there is no store at {path}")
+    # Where nobody has it open there is no log, and SQLite would make one, which the proxy's user may not be able to
+    # write; it does not if it is told that the file will not change.
+    log = path.with_name(f"{path.name}-wal")
+    is_closed = not log.exists()
+    mode = "mode=ro&immutable=1" if is_closed else "mode=ro"
     try:
         with contextlib.closing(
-            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=busy_timeout_s, isolation_level=None)
+            sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=busy_timeout_s, isolation_level=None)
         ) as db:
             if (version := check(db, path)) < len(MIGRATIONS):
                 raise StoreError(f"{path} is of an earlier version ({version}): start this comfyproxy on it once")
-            columns = ", ".join(f"j.{column}" for column in JOB_COLUMNS)
             after = -1
-            while True:
-                rows = db.execute(
-                    f"""SELECT j.settled, d.packed, d.entry, {columns}
-                        FROM jobs j JOIN documents d ON d.settled = j.settled
-                        WHERE j.settled > ? ORDER BY j.settled LIMIT ?""",
-                    (after, _PORTION),
-                ).fetchall()
-                if not rows:
-                    return
+            while rows := _portion(db, after):
+                if is_closed and log.exists():
+                    raise StoreError(f"a proxy has opened {path} in the meantime: try again")
                 after = rows[-1][0]
                 for _, packed, entry, *job in rows:
                     yield to_job(tuple(job)), unpack(packed, entry)
@@ -50,3 +49,12 @@ def settled_jobs(path: Path, *, busy_timeout_s: float = 5.0) -> Iterator[tuple[J
         if is_no_database(exc):
             raise StoreError(f"{path} is not a database") from exc
         raise unavailable(path, exc) from exc
+
+
+def _portion(db: sqlite3.Connection, after: int) -> list[Row]:
+    """Return (settled, packed, entry, *JOB_COLUMNS) of the next jobs."""
+    return db.execute(
+        f"""SELECT j.settled, d.packed, d.entry, {_COLUMNS} FROM jobs j JOIN documents d ON d.settled = j.settled
+            WHERE j.settled > ? ORDER BY j.settled LIMIT ?""",
+        (after, _PORTION),
+    ).fetchall()
