@@ -13,8 +13,11 @@ be loaded where u_b * l_mb is least; the backends have sum(u) * (T - r) of weigh
 
     T >= r + (sum over jobs of min_b u_b * p_jb  +  sum over models of min_b u_b * l_mb) / sum(u)
 
-At a later r each backend may still hold one model of the time before, so as many loads are left out, the dearest. Good
-weights are found by the multiplicative-weights method (Plotkin, Shmoys and Tardos 1995): what has too much gets dearer.
+Where backends outnumber models, each backend's first load is the better count: it loads something, or stays idle for no
+less time. At a later r each may still hold one model of the time before, so as many loads are left out, the dearest.
+
+Good weights are found by the multiplicative-weights method (Plotkin, Shmoys and Tardos 1995): what has too much to do
+gets dearer.
 """
 
 import heapq
@@ -35,7 +38,8 @@ def makespan_bound(jobs: Sequence[TraceJob], fleet: Fleet) -> float:
     Args:
         jobs: in order of their time, at least one.
     """
-    return max(_last_end(jobs, fleet), *_by_work(jobs, fleet))
+    last = _last_end(jobs, fleet)
+    return max(last, *_by_work(jobs, fleet, last))
 
 
 def completion_bound(jobs: Sequence[TraceJob], fleet: Fleet) -> float:
@@ -58,7 +62,7 @@ def _last_end(jobs: Sequence[TraceJob], fleet: Fleet) -> float:
     return last
 
 
-def _by_work(jobs: Sequence[TraceJob], fleet: Fleet) -> Iterator[float]:
+def _by_work(jobs: Sequence[TraceJob], fleet: Fleet, last_s: float) -> Iterator[float]:
     places = sorted({len(jobs) * step // _QUANTILES for step in range(_QUANTILES)})
     for r in sorted({jobs[place].at_s for place in places}):
         work: dict[str, float] = {}
@@ -68,22 +72,31 @@ def _by_work(jobs: Sequence[TraceJob], fleet: Fleet) -> Iterator[float]:
                 work[job.model] = work.get(job.model, 0.0) + job.run_s
             else:
                 held.add(job.model)
+        first = _first_loads(work, fleet, last_s - r) if not held else [0.0] * len(fleet.backends)
         for weights in _weights(work, fleet):
-            yield r + _weighted(work, held, fleet, weights)
+            run, loads = _weighted(work, held, fleet, weights)
+            loads = max(loads, sum(u * load for u, load in zip(weights, first, strict=True)))
+            yield r + (run + loads) / sum(weights)
 
 
-def _weighted(work: dict[str, float], held: set[str], fleet: Fleet, weights: Sequence[float]) -> float:
-    """Return what the formula gives after r. All jobs of a model are able to run on the same backends."""
-    total = 0.0
-    spared = []
+def _first_loads(work: dict[str, float], fleet: Fleet, least_s: float) -> list[float]:
+    """Return for each backend, empty at first, how long it does not run: it loads, or it has nothing to do at all."""
+    return [
+        min([least_s, *(fleet.load_s(model, backend) for model in work if backend.has(model))])
+        for backend in fleet.backends
+    ]
+
+
+def _weighted(work: dict[str, float], held: set[str], fleet: Fleet, weights: Sequence[float]) -> tuple[float, float]:
+    """Return the sums over jobs and over models. All jobs of a model are able to run on the same backends."""
+    run = 0.0
+    loads: dict[str, float] = {}
     for model, run_s in work.items():
         able = [(u, b) for u, b in zip(weights, fleet.backends, strict=True) if b.has(model)]
-        load = min(u * fleet.load_s(model, b) for u, b in able)
-        total += run_s * min(u / b.speed for u, b in able) + load
-        if model in held:
-            spared.append(load)
-    total -= sum(heapq.nlargest(len(fleet.backends), spared))
-    return total / sum(weights)
+        loads[model] = min(u * fleet.load_s(model, b) for u, b in able)
+        run += run_s * min(u / b.speed for u, b in able)
+    spared = heapq.nlargest(len(fleet.backends), (load for model, load in loads.items() if model in held))
+    return run, sum(loads.values()) - sum(spared)
 
 
 def _weights(work: dict[str, float], fleet: Fleet) -> Iterator[list[float]]:

@@ -1,5 +1,10 @@
 """What no schedule can beat is beaten by none."""
 
+import itertools
+import math
+from collections.abc import Iterable
+
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,9 +56,50 @@ def test_no_run_is_better_than_the_bounds(jobs: list[TraceJob], fleet: Fleet) ->
     assert completion_bound(jobs, fleet) <= sum(each.completion_s for each in records) / len(jobs) * (1 + 1e-9)
 
 
+def best(jobs: list[TraceJob], fleet: Fleet) -> tuple[float, float]:
+    """Return the least makespan and the least mean completion of all schedules that there are."""
+    makespan = completion = math.inf
+    for order in itertools.permutations(jobs):
+        for places in itertools.product(fleet.backends, repeat=len(jobs)):
+            if all(backend.has(each.model) for each, backend in zip(order, places, strict=True)):
+                ends = _ends(zip(order, places, strict=True), fleet)
+                makespan = min(makespan, max(ends))
+                completion = min(completion, (sum(ends) - sum(each.at_s for each in jobs)) / len(jobs))
+    return makespan, completion
+
+
+def _ends(placed: Iterable[tuple[TraceJob, FleetBackend]], fleet: Fleet) -> list[float]:
+    free_s: dict[str, float] = {}
+    held: dict[str, str] = {}
+    ends = []
+    for each, backend in placed:
+        name = backend.name
+        begin_s = max(free_s.get(name, 0.0), each.at_s)
+        if each.model and held.get(name) != each.model:
+            begin_s += fleet.load_s(each.model, backend)
+            held[name] = each.model
+        free_s[name] = begin_s + each.run_s / backend.speed
+        ends.append(free_s[name])
+    return ends
+
+
+@hypothesis.settings(max_examples=60)
+@given(jobs_strategy.map(lambda jobs: jobs[:4]), fleets())
+def test_the_best_of_all_schedules_is_no_better_than_the_bounds(jobs: list[TraceJob], fleet: Fleet) -> None:
+    fleet = Fleet(fleet.backends[:3], fleet.models)
+    makespan, completion = best(jobs, fleet)
+    assert makespan_bound(jobs, fleet) <= makespan * (1 + 1e-9)
+    assert completion_bound(jobs, fleet) <= completion * (1 + 1e-9)
+
+
 def test_equal_backends_share_the_work_and_each_model_is_loaded_once() -> None:
     jobs = [job(0, 10, model) for model in "xxxxyyyy"]
     assert makespan_bound(jobs, fleet(FleetBackend(name="a"), FleetBackend(name="b"), x=5, y=7)) == (80 + 12) / 2
+
+
+def test_where_there_are_fewer_models_than_backends_each_backend_loads_one() -> None:
+    backends = [FleetBackend(name=name) for name in "abcd"]
+    assert makespan_bound([job(0, 1, "x") for _ in range(400)], fleet(*backends, x=20)) == 120
 
 
 def test_a_job_that_comes_late_ends_late() -> None:
