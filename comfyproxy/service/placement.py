@@ -152,7 +152,7 @@ class Placement:
         excluded = live.unreachable.union(live.refused, live.ghosts)
         if live.is_admitted and (live.unreachable or live.ghosts):
             needs = _needs(live)
-            able = {each.id for each in self._fleet if each.id not in live.refused and each.can(needs)}
+            able = {each.id for each in self._fleet if each.id not in live.refused and each.offer.can(needs)}
             if able and able <= excluded:
                 return frozenset(each.id for each in self._fleet)
         return excluded
