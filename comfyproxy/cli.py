@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from comfyproxy import __version__
 from comfyproxy.commands import check, demo, serve
+from comfyproxy.core.words import nearest
 from comfyproxy.settings.loading import CONFIG
-from comfyproxy.settings.problems import nearest
 from comfyproxy.simulator import command as simulate
 
 _SERVE = """examples:
