@@ -12,8 +12,7 @@ from comfyproxy.core.outputs import prefix_outputs
 from comfyproxy.core.prompts import SECRET_KEYS
 
 # What the proxy itself puts into a prompt's extra_data is nobody else's business.
-OWN_PREFIX = "comfyproxy"
-
+OWN_PREFIX = "comfyproxy_"
 
 MAX_MILLISECONDS = 1e15  # thirty thousand years
 

@@ -91,6 +91,10 @@ class Backend:
             parts.append(int(digits or 0))
         return tuple(parts) >= wanted
 
+    def declares(self, capabilities: frozenset[str]) -> bool:
+        """Whether the operator says that it is good for all of them; who says nothing means everything."""
+        return not self.settings.capabilities or capabilities <= set(self.settings.capabilities)
+
     def candidate(self, *, is_warm: bool = False) -> Candidate:
         """Return what a strategy may know."""
         return Candidate(self.id, len(self.in_flight), self.foreign, self.settings.max_concurrent, is_warm)

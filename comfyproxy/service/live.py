@@ -14,6 +14,8 @@ class LiveJob:
 
     job: Job
     classes: frozenset[str] | None = None  # the node classes of its graph; None where nobody has looked
+    capabilities: frozenset[str] = frozenset()  # declared ones that its request asks for
+    priority: int = 0  # the larger, the more urgent
     is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
     is_running: bool = False
     node: str | None = None  # the node that runs

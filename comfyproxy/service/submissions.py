@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from comfyproxy.core import prompts, rawjson
 from comfyproxy.core.catalog import classes_of
@@ -19,6 +20,7 @@ from comfyproxy.core.errors import (
     UpstreamFailed,
 )
 from comfyproxy.core.jobs import BackendId, Job, JobState
+from comfyproxy.core.options import Options
 from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL, Envelope
 from comfyproxy.service.board import Board
@@ -98,11 +100,11 @@ class Submissions:
         """Stop what `finish` was not given the time for; a restart looks for those prompts."""
         await self._own_ids.close()
 
-    async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
+    async def submit(self, body: bytes, *, asked: Mapping[str, Any] | None = None) -> Receipt:
         """Take a prompt in and return the answer for its client.
 
         Args:
-            pinned: the only backend that may run it.
+            asked: options from the request's headers, which come before those in its body.
 
         Raises BadRequest, NoBackend, BackendUnavailable, QueueFull, UpstreamFailed, ShuttingDown, StoreUnavailable.
         """
@@ -112,7 +114,7 @@ class Submissions:
         self._under_way += 1
         self._idle.clear()
         try:
-            receipt = await self._submit(body, self._pinned(pinned))
+            receipt = await self._submit(body, asked)
         except Exception as exc:
             outcome = (
                 "store_unavailable" if isinstance(exc, StoreUnavailable) else getattr(exc, "kind", "internal_error")
@@ -126,20 +128,25 @@ class Submissions:
         self._observer.submitted("accepted" if receipt.status == 200 else "refused")
         return receipt
 
-    def _pinned(self, name: str | None) -> BackendId | None:
+    def _pinned(self, options: Options) -> BackendId | None:
+        """Return the only backend that may run it, if there is to be one. Raises BadRequest, BackendUnavailable."""
+        name = options.backend
         if name is None:
+            _require_capable(self._fleet, options.capabilities, "No backend is")
             return None
         backend = self._fleet.get(name)
         if backend is None:
             raise BadRequest("unknown_backend", f"There is no backend called {name!r}")
+        _require_capable([backend], options.capabilities, f"Backend {name} is not")
         if not backend.is_ready:
             raise BackendUnavailable(f"Backend {name} is {backend.state}", details=backend.last_error or "")
         return backend.id
 
-    async def _submit(self, body: bytes, pinned: BackendId | None) -> Receipt:
-        envelope = prompts.parse(body)
+    async def _submit(self, body: bytes, asked: Mapping[str, Any] | None) -> Receipt:
+        envelope = prompts.parse(body, asked)
         if envelope is None:
             return await self._let_refuse(body)
+        pinned = self._pinned(envelope.options)
         prompt_id = self._mint_id() if envelope.prompt_id is None else envelope.prompt_id
         self.on_taken(prompt_id)
         try:
@@ -203,7 +210,13 @@ class Submissions:
             pinned=pinned,
         )
         classes = frozenset(classes_of(envelope.payload.graph).values())
-        live = LiveJob(job, classes=classes, secrets=envelope.secrets)
+        live = LiveJob(
+            job,
+            classes=classes,
+            capabilities=envelope.options.capabilities,
+            priority=envelope.options.priority,
+            secrets=envelope.secrets,
+        )
         self._board.payloads.remember(prompt_id, envelope.payload)
         self._board.add(live)
         async with live.transition():
@@ -294,6 +307,14 @@ class Submissions:
     def _require_backend(self) -> None:
         if not self._fleet.ready():
             raise NoBackend("No ComfyUI backend is available", details=self._fleet.describe_absence())
+
+
+def _require_capable(backends: Iterable[Backend], capabilities: frozenset[str], who: str) -> None:
+    """Raise BadRequest unless one of the backends declares all of the capabilities."""
+    if capabilities and not any(backend.declares(capabilities) for backend in backends):
+        declared = sorted({name for backend in backends for name in backend.settings.capabilities})
+        message = f"{who} capable of: {', '.join(sorted(capabilities))}"
+        raise BadRequest("no_capable_backend", message, details=f"declared: {', '.join(declared)}")
 
 
 def _receipt(verdict: Verdict, backend: Backend) -> Receipt:

@@ -94,16 +94,21 @@ async def running_proxy(
     health_check: HealthCheck = PATIENT,
     load_balancing: LoadBalancing = LoadBalancing(),  # noqa: B008  (frozen)
     wait_ready: bool = True,
+    each: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
     """Run a proxy in front of servers.
 
     Args:
         backends: a fleet, or urls by name.
+        each: more settings of nodes, by name.
         settings: further sections of `Settings`.
     """
     urls = {name: b.url for name, b in backends.backends.items()} if isinstance(backends, Fleet) else backends
-    nodes = tuple(NodeSettings(node_id=name, url=url, max_concurrent=max_concurrent) for name, url in urls.items())
+    nodes = tuple(
+        NodeSettings(node_id=name, url=url, **{"max_concurrent": max_concurrent, **(each or {}).get(name, {})})
+        for name, url in urls.items()
+    )
     whole = replace(
         Settings(
             nodes=Nodes(static_nodes=nodes, health_check=health_check, load_balancing=load_balancing),
