@@ -3,6 +3,7 @@
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from comfyproxy.service.prober import Prober
 from comfyproxy.service.queries import Queries
 from comfyproxy.service.reconciler import Reconciler
 from comfyproxy.service.relay import Relay
+from comfyproxy.service.roster import Roster
 from comfyproxy.service.sending import Sender
 from comfyproxy.service.settling import Settler
 from comfyproxy.service.sources import Sources
@@ -84,7 +86,12 @@ class Parts:
     features: ServerFeatures
     sources: Sources
     catalogs: Catalogs
-    links: list[BackendLink]
+    settler: Settler
+    sender: Sender
+    withdrawals: Withdrawals
+    failover: Failover
+    roster: Roster
+    apply_scheduling: Callable[[Settings], None]
 
 
 def assemble(
@@ -108,9 +115,8 @@ def assemble(
     heartbeat_timeout_s = check.heartbeat_timeout
     awake = AwakeClock(time.monotonic)
     metrics = Metrics(CollectorRegistry())
-    backends = [_backend(node, session, timeout_s=check.timeout) for node in settings.nodes.static_nodes]
     fleet = Fleet(
-        backends,
+        [_backend(node, session, timeout_s=check.timeout) for node in settings.nodes.static_nodes],
         health_check=check,
         prefix_outputs=not settings.outputs.shared,
         now=awake.now,
@@ -188,7 +194,14 @@ def assemble(
         fleet, reconciler, sources, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform
     )
     keeper = LinkKeeper(relay, prober)
-    links = [_link(backend, session, client_id, relay, keeper) for backend in backends]
+    for backend in fleet:
+        backend.link = _link(backend, session, client_id, relay, keeper)
+
+    def make(node: NodeSettings) -> Backend:
+        backend = _backend(node, session, timeout_s=fleet.health_check.timeout)
+        backend.link = _link(backend, session, client_id, relay, keeper)
+        return backend
+
     submissions = Submissions(
         board,
         store,
@@ -242,8 +255,20 @@ def assemble(
         features=features,
         sources=sources,
         catalogs=Catalogs(fleet, sources, features, now=time.monotonic, max_age_s=settings.catalog.max_age),
-        links=links,
+        settler=settler,
+        sender=sender,
+        withdrawals=withdrawals,
+        failover=failover,
+        roster=Roster(fleet, board, dispatcher, reconciler, prober, sources, mirror, tasks.loop, make=make),
+        apply_scheduling=_apply_scheduling,
     )
+
+
+def _apply_scheduling(settings: Settings) -> None:
+    """Let another strategy, or other numbers of the scheduler, hold from now on.
+
+    Raises BadSettings, and changes nothing, if the strategy cannot be had.
+    """
 
 
 def _connect(
@@ -300,7 +325,10 @@ def _follow(
         for live in board.on(backend.id):
             live.is_gapless = False
 
-    fleet.on_restored, fleet.on_ejected = restored, ejected
+    def left(backend: Backend) -> None:
+        logs.renew(backend)
+
+    fleet.on_restored, fleet.on_ejected, fleet.on_left = restored, ejected, left
     keeper.on_disconnected = disconnected
     keeper.on_connected = logs.renew
     relay.on_logs = logs.deliver
@@ -314,7 +342,7 @@ def _backend(node: NodeSettings, session: aiohttp.ClientSession, *, timeout_s: f
 def _link(
     backend: Backend, session: aiohttp.ClientSession, client_id: str, relay: Relay, keeper: LinkKeeper
 ) -> BackendLink:
-    link = BackendLink(
+    return BackendLink(
         backend.id,
         backend.settings.url,
         session,
@@ -325,8 +353,6 @@ def _link(
         on_disconnected=partial(keeper.disconnected, backend),
         random=random.uniform,
     )
-    backend.link = link
-    return link
 
 
 def _hub(settings: Settings, metrics: Metrics) -> ClientHub:

@@ -24,7 +24,8 @@ environment:
   COMFYPROXY_SERVER_PORT    server.port; every key has its variable, COMFYPROXY_LOGGING_FORMAT=json and so on
 
 The command line comes before the environment, the environment before the file. `comfyproxy check FILE` says what a
-file means. SIGINT (Ctrl-C) and SIGTERM stop the proxy; waiting and running prompts are taken up at the next start."""
+file means. SIGINT (Ctrl-C) and SIGTERM stop the proxy; waiting and running prompts are taken up at the next start.
+SIGHUP lets it read all of this again."""
 
 _CHECK = """example:
   comfyproxy check comfyproxy.yaml

@@ -35,7 +35,8 @@ class Backend:
     client: "BackendApi"
     link: "Link | None" = None
     health: Health = field(default_factory=Health)
-    is_drained: bool = False
+    is_drained: bool = False  # an operator wants it so
+    is_leaving: bool = False  # it is not configured any more, and finishes what it has
     epoch: int = 0  # how often it has come up: its temp folder, queue and history may be empty since
     in_flight: set[str] = field(default_factory=set)  # prompt ids of our jobs there
     visitors: set[str] = field(default_factory=set)  # prompt ids that are there only to be validated
@@ -50,13 +51,13 @@ class Backend:
 
     @property
     def is_ready(self) -> bool:
-        """Healthy and not drained."""
-        return self.health.healthy and not self.is_drained
+        """Healthy, and neither drained nor about to leave."""
+        return self.health.healthy and not self.is_drained and not self.is_leaving
 
     @property
     def state(self) -> str:
         """One word for the operator."""
-        if self.is_drained:
+        if self.is_drained or self.is_leaving:
             return "draining" if self.in_flight else "drained"
         if not self.health.healthy:
             return "unhealthy" if self.epoch or self.last_error else "starting"
@@ -116,16 +117,21 @@ class Fleet:
         observer: "Observer",
     ) -> None:
         self._backends = {backend.id: backend for backend in backends}
-        self._health_check = health_check
+        self.health_check = health_check
         self._now = now
         self._since_s = now()
         self._observer = observer
         self._home: Backend | None = None
-        self.prefixes = prefix_outputs and len(backends) > 1
-        self.names = frozenset(str(name) for name in self._backends)
+        self._prefix_outputs = prefix_outputs
+        self.prefixes = False
+        self.names: frozenset[str] = frozenset()
+        self._renamed()
         self.on_restored: Callable[[Backend], None] = lambda backend: None
         self.on_ejected: Callable[[Backend], None] = lambda backend: None
         self.on_suspicion: Callable[[Backend], None] = lambda backend: None
+        self.on_joined: Callable[[Backend], None] = lambda backend: None
+        self.on_changed: Callable[[Backend], None] = lambda backend: None  # its settings, or whether it leaves
+        self.on_left: Callable[[Backend], None] = lambda backend: None
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends.values())
@@ -136,6 +142,31 @@ class Fleet:
     def get(self, backend_id: BackendId | str | None) -> Backend | None:
         """Return a backend by its name."""
         return self._backends.get(BackendId(backend_id)) if backend_id is not None else None
+
+    def add(self, backend: Backend) -> None:
+        """Take in a backend that has been configured just now."""
+        backend.last_alive_s = self._now()  # that is since when its silence counts
+        self._backends[backend.id] = backend
+        self._renamed()
+        self.on_joined(backend)
+
+    def remove(self, backend: Backend) -> None:
+        """Let a backend go; nothing of ours is there any more."""
+        del self._backends[backend.id]
+        if self._home is backend:
+            self._home = None
+        self._renamed()
+        self.on_left(backend)
+
+    def arrange(self, names: list[BackendId]) -> None:
+        """Put the backends in this order, and those that are not named behind them."""
+        there = self._backends
+        self._backends = {name: there[name] for name in dict.fromkeys((*names, *there)) if name in there}
+
+    def _renamed(self) -> None:
+        self.names = frozenset(str(name) for name in self._backends)
+        # Clients hold names with a prefix until the next start, also where only one backend is left.
+        self.prefixes = self.prefixes or (self._prefix_outputs and len(self._backends) > 1)
 
     def ready(self) -> list[Backend]:
         """Return the backends that take new work, in configured order."""
@@ -194,7 +225,7 @@ class Fleet:
         """Fold in the outcome of one probe."""
         if ok:
             self.note_alive(backend)
-        check = self._health_check
+        check = self.health_check
         self._set_health(backend, health_rules.observe(backend.health, ok, rise=check.rise, fall=check.fall))
 
     def silent_for_s(self, backend: Backend) -> float:

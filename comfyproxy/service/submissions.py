@@ -81,7 +81,7 @@ class Submissions:
         self._wall_clock, self._mint_id = wall_clock, mint_id
         self._own_ids: Flights[Receipt] = Flights("submission of")
         self._fingerprints: dict[str, str] = {}  # of the submissions under way, by the client's own id
-        self._max_jobs, self._wait_for_backend_s = max_jobs, wait_for_backend_s
+        self.max_jobs, self.wait_for_backend_s = max_jobs, wait_for_backend_s
         self._restored = asyncio.Event()
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -194,10 +194,10 @@ class Submissions:
         return _accepted(job)
 
     async def _new(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
-        if self._board.count + self._under_way > self._max_jobs:
+        if self._board.count + self._under_way > self.max_jobs:
             raise QueueFull(
                 "The queue is full",
-                details=f"{self._board.count} prompts are unfinished, and {self._max_jobs} may be",
+                details=f"{self._board.count} prompts are unfinished, and {self.max_jobs} may be",
             )
         await self._wait_for_backend()
         job = Job(
@@ -295,7 +295,7 @@ class Submissions:
     async def _wait_for_backend(self) -> None:
         """Wait until some backend is ready, if that is configured. Raises NoBackend, ShuttingDown."""
         try:
-            async with asyncio.timeout(self._wait_for_backend_s):
+            async with asyncio.timeout(self.wait_for_backend_s):
                 while not self._fleet.ready() and not self.is_stopping:
                     self._restored.clear()
                     await self._restored.wait()
