@@ -12,8 +12,11 @@ from typing import Protocol
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from comfyproxy import plugins
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.ports import FileIndex, JobStore
+from comfyproxy.core.scheduling.scheduler import Scheduler
+from comfyproxy.core.scheduling.types import MaxBypass
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.answering import Answering
@@ -48,7 +51,7 @@ from comfyproxy.service.sources import Sources
 from comfyproxy.service.submissions import Submissions
 from comfyproxy.service.tasks import Tasks
 from comfyproxy.service.withdrawal import Withdrawals
-from comfyproxy.settings import NodeSettings, Settings
+from comfyproxy.settings import BadSettings, NodeSettings, Problem, SchedulingSettings, Settings
 from comfyproxy.upstream import BackendClient, BackendLink
 
 MEGABYTE = 1024 * 1024
@@ -70,6 +73,7 @@ class Parts:
     metrics: Metrics
     fleet: Fleet
     board: Board
+    placement: Placement
     hub: ClientHub
     announcer: Announcer
     files: Files
@@ -111,7 +115,7 @@ def assemble(
         spool_dir: where uploads rest on their way.
         kept_dir: where copies of outputs are kept, if that is configured.
     """
-    check = settings.nodes.health_check
+    check, balancing = settings.nodes.health_check, settings.nodes.load_balancing
     heartbeat_timeout_s = check.heartbeat_timeout
     awake = AwakeClock(time.monotonic)
     metrics = Metrics(CollectorRegistry())
@@ -123,7 +127,8 @@ def assemble(
         observer=metrics,
     )
     payloads = PayloadCache(store)
-    board = Board(fleet, payloads)
+    placement = Placement(fleet, _scheduler(settings), now=awake.now)
+    board = Board(fleet, payloads, placement)
     hub = _hub(settings, metrics)
     announcer = Announcer(hub, lambda: board.count)
     answering = Answering(hub)
@@ -137,7 +142,6 @@ def assemble(
         max_age_s=kept.keep_max_days * DAY_S,
         wall_clock=time.time,
     )
-    placement = Placement(fleet)
     settler = Settler(
         board,
         store,
@@ -161,7 +165,6 @@ def assemble(
     )
     withdrawals = Withdrawals(fleet, tasks.spawn, heartbeat_timeout_s=heartbeat_timeout_s)
     dispatcher = Dispatcher(board, store, fleet, placement, sender, withdrawals, settler, ghosts, tasks.spawn)
-    balancing = settings.nodes.load_balancing
     failover = Failover(
         board,
         fleet,
@@ -220,7 +223,7 @@ def assemble(
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
     _connect(board, fleet, dispatcher, settler, failover, relay, prober, keeper, announcer)
     settler.on_ended = copies.keep
-    _follow(board, fleet, dispatcher, submissions, relay, keeper, mirror, logs, sources)
+    _follow(board, fleet, placement, dispatcher, submissions, relay, keeper, mirror, logs, sources)
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
         settings=settings,
@@ -229,6 +232,7 @@ def assemble(
         metrics=metrics,
         fleet=fleet,
         board=board,
+        placement=placement,
         hub=hub,
         announcer=announcer,
         files=files,
@@ -260,15 +264,31 @@ def assemble(
         withdrawals=withdrawals,
         failover=failover,
         roster=Roster(fleet, board, dispatcher, reconciler, prober, sources, mirror, tasks.loop, make=make),
-        apply_scheduling=_apply_scheduling,
+        apply_scheduling=partial(_apply_scheduling, placement.scheduler),
     )
 
 
-def _apply_scheduling(settings: Settings) -> None:
+def _scheduler(settings: Settings) -> Scheduler:
+    strategy = plugins.make_strategy(settings.nodes.load_balancing.strategy)
+    scheduling = settings.scheduling
+    return Scheduler(strategy, max_bypass=_max_bypass(scheduling), ageing_s=scheduling.priority_ageing)
+
+
+def _apply_scheduling(scheduler: Scheduler, settings: Settings) -> None:
     """Let another strategy, or other numbers of the scheduler, hold from now on.
 
     Raises BadSettings, and changes nothing, if the strategy cannot be had.
     """
+    try:
+        strategy = plugins.make_strategy(settings.nodes.load_balancing.strategy)
+    except plugins.BadPlugin as exc:
+        raise BadSettings([Problem("strategy", str(exc), "nodes.load_balancing.strategy")]) from exc
+    scheduling = settings.scheduling
+    scheduler.use(strategy, max_bypass=_max_bypass(scheduling), ageing_s=scheduling.priority_ageing)
+
+
+def _max_bypass(scheduling: SchedulingSettings) -> MaxBypass:
+    return MaxBypass(count=scheduling.max_bypass.count, seconds=scheduling.max_bypass.seconds)
 
 
 def _connect(
@@ -300,6 +320,7 @@ def _connect(
 def _follow(
     board: Board,
     fleet: Fleet,
+    placement: Placement,
     dispatcher: Dispatcher,
     submissions: Submissions,
     relay: Relay,
@@ -326,6 +347,7 @@ def _follow(
             live.is_gapless = False
 
     def left(backend: Backend) -> None:
+        placement.left(backend)
         logs.renew(backend)
 
     fleet.on_restored, fleet.on_ejected, fleet.on_left = restored, ejected, left

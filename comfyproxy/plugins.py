@@ -13,10 +13,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias
 
 from comfyproxy.core.errors import ComfyproxyError
+from comfyproxy.core.scheduling import strategies
+from comfyproxy.core.scheduling.strategies import Strategy
 from comfyproxy.core.words import nearest
 
 GROUP = "comfyproxy.strategies"
-BUILT_IN = ("model_affinity", "least_loaded", "round_robin", "weighted", "priority_based")
+BUILT_IN = strategies.NAMES
 
 # A class or a function that returns a strategy; it is called without arguments.
 Factory: TypeAlias = Callable[[], Any]
@@ -31,10 +33,19 @@ def strategy_names() -> list[str]:
     return [*BUILT_IN, *sorted(_installed().keys() - set(BUILT_IN))]
 
 
-def check_strategy(name: str) -> None:
-    """Make sure that a strategy can be used. Raises BadPlugin."""
-    if name not in BUILT_IN:
-        load_strategy(name)
+def make_strategy(name: str) -> Strategy:
+    """Return a strategy, built in or installed. Raises BadPlugin."""
+    if name in BUILT_IN:
+        return strategies.make_strategy(name)
+    factory = load_strategy(name)
+    try:
+        strategy = factory()
+    except Exception as exc:  # a stranger's code: it may raise anything
+        raise BadPlugin(f'the strategy "{name}" cannot be made: {type(exc).__name__}: {exc}') from exc
+    if not callable(getattr(strategy, "rank", None)):
+        raise BadPlugin(f'the strategy "{name}" cannot be used: it has no method "rank"')
+    made: Strategy = strategy
+    return made
 
 
 def load_strategy(name: str) -> Factory:

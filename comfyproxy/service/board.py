@@ -11,20 +11,20 @@ from comfyproxy.core.jobs import BackendId, Job, JobState, advance
 from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadCache
-from comfyproxy.service.waiting import Waiting
+from comfyproxy.service.placement import Placement
 
 
 class Board:
     """Unfinished jobs by id, by backend, and in the order in which they wait."""
 
-    def __init__(self, fleet: Fleet, payloads: PayloadCache) -> None:
+    def __init__(self, fleet: Fleet, payloads: PayloadCache, placement: Placement) -> None:
         self._fleet = fleet
+        self._waiting = placement
         self.payloads = payloads
         self.version = 0  # grows with every change that /queue shows
         self.on_change: Callable[[], None] = lambda: None
         self._live: dict[str, LiveJob] = {}
         self._by_backend: dict[BackendId, dict[str, LiveJob]] = {}  # by the ids that the backend knows
-        self._waiting = Waiting()
         self._judged: dict[str, float] = {}  # numbers of those that are on their way between a backend and the queue
         self._running_on: dict[BackendId, str] = {}
         self._running_of: dict[str, list[str]] = {}  # client id -> prompt ids, in order of their start
@@ -95,6 +95,7 @@ class Board:
         """Take a job in; bound to its backend if it has one."""
         self._live[live.job.prompt_id] = live
         self._bind(live)
+        self._place(live)
         if live.is_admitted:
             self._admitted(live)
 
@@ -122,20 +123,22 @@ class Board:
         """Keep the dispatcher from taking a waiting job; `queue` puts it back."""
         self._waiting.discard(live)
 
-    def take(self, wanted: Callable[[LiveJob], BackendId | None], *, look: int) -> tuple[LiveJob, BackendId] | None:
-        """Take out the first waiting job for which `wanted` names a backend: see `Waiting.take`."""
-        return self._waiting.take(wanted, look=look)
+    def take(self) -> tuple[LiveJob, BackendId, str] | None:
+        """Take out the job that is to go to a backend now, with that backend and the reason, for people."""
+        while (found := self._waiting.take()) is not None:
+            if (live := self._live.get(found.prompt_id)) is not None:
+                return live, found.backend, found.why
+        return None
 
-    def is_next(self, number: float) -> bool:
-        """Whether no job that waits, or is about to, comes before a job of this number."""
-        first = self._waiting.first_number()
-        if self._judged:
-            first = min(self._judged.values()) if first is None else min(first, *self._judged.values())
-        return first is None or number < first
+    def is_anybody_before(self, number: float) -> bool:
+        """Whether a job that is being judged, and is about to wait, comes before a job of this number."""
+        return bool(self._judged) and min(self._judged.values()) < number
 
     def move(self, live: LiveJob, to: JobState, **changes: Any) -> Job:
         """Advance a job by the state table and keep the indexes true. Raises InvalidTransition."""
         job = advance(live.job, to, **changes)
+        if to.is_terminal:
+            self._waiting.ended(live, has_succeeded=to is JobState.SUCCEEDED)
         self._unbind(live)
         self._waiting.discard(live)
         if to is JobState.QUEUED:
@@ -144,6 +147,7 @@ class Board:
             live.forget_run()
         live.job = job
         self._bind(live)
+        self._place(live)
         if live.is_admitted:
             self._changed()
         return job
@@ -156,6 +160,7 @@ class Board:
             self._judged.pop(live.prompt_id, None)
             self.count_run(live)
             self._bind(live)
+            self._place(live)
 
     def count_run(self, live: LiveJob) -> None:
         """Count that a backend took the job on, once for each time that it does."""
@@ -169,6 +174,7 @@ class Board:
             return
         self.stay(live)
         live.is_running = True
+        self._waiting.started(live)
         live.job = replace(live.job, started_s=now_s)
         if live.job.backend is not None:
             self._running_on[live.job.backend] = live.job.prompt_id
@@ -184,6 +190,7 @@ class Board:
         self._unbind(live)
         self._stopped(live)
         self._waiting.discard(live)
+        self._waiting.release(live)
         self._judged.pop(live.prompt_id, None)
         self.payloads.forget(live.job.prompt_id)
         if live.is_admitted:
@@ -211,6 +218,14 @@ class Board:
             self._judged.pop(job.prompt_id, None)
         if (backend := self._fleet.get(job.backend)) is not None:
             (backend.visitors if live.is_visitor else backend.in_flight).add(job.prompt_id)
+            backend.touch()
+
+    def _place(self, live: LiveJob) -> None:
+        """Let the scheduler know whether the job takes a slot."""
+        if live.job.backend is None or live.is_visitor or live.job.state.is_terminal:
+            self._waiting.release(live)
+        else:
+            self._waiting.occupy(live)
 
     def _unbind(self, live: LiveJob) -> None:
         job = live.job
@@ -220,6 +235,7 @@ class Board:
         if (backend := self._fleet.get(job.backend)) is not None:
             backend.in_flight.discard(job.prompt_id)
             backend.visitors.discard(job.prompt_id)
+            backend.touch()
 
     def _changed(self) -> None:
         self.version += 1

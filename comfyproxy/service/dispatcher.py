@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from comfyproxy.core.catalog import classes_of, outputs_to_execute
 from comfyproxy.core.errors import NotDelivered
-from comfyproxy.core.jobs import BackendId, JobState, Payload
+from comfyproxy.core.jobs import JobState, Payload
 from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import execution_targets
 from comfyproxy.service.board import Board
@@ -22,7 +22,7 @@ from comfyproxy.service.withdrawal import Fate, Withdrawals
 
 log = logging.getLogger(__name__)
 
-LOOK = 100  # waiting jobs that are looked at for one that fits a backend with room
+SOONEST_S = 0.01  # until the scheduler is asked again, however soon it wants to be
 RETRY_S = 1.0  # until a backend that could not be reached with a job, or the store, is tried again
 
 
@@ -46,6 +46,7 @@ class Dispatcher:
         self._withdrawals, self._settler = withdrawals, settler
         self._ghosts, self._spawn = ghosts, spawn
         self._wanted = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self.is_stopping = False
         self.on_lost: Callable[[LiveJob, str], None] = lambda live, why: None
         self.on_accepted: Callable[[Backend, LiveJob], None] = lambda backend, live: None
@@ -59,23 +60,36 @@ class Dispatcher:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            self._pump()
+            self.pump()
+            self._move_misplaced()
 
-    def _pump(self) -> None:
-        while not self.is_stopping and self._board.waiting_count and self._placement.has_room():
-            if (found := self._board.take(self._place, look=LOOK)) is None:
-                return
-            live, backend_id = found
+    def pump(self) -> None:
+        """Send out all that is to go to backends now.
+
+        A job that whoever took it in wants to send itself is only bound to its backend.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while not self.is_stopping and (found := self._board.take()) is not None:
+            live, backend_id, why = found
             if (backend := self._fleet.get(backend_id)) is None:
                 raise LookupError(backend_id)
-            self._placement.placed(live, backend)
+            live.why = why
             self._board.move(live, JobState.DISPATCHING, backend=backend_id)
-            live.depart()
-            self._spawn(self._dispatch(live, backend), name=f"dispatch of {live.prompt_id}")
+            if not live.is_claimed:
+                live.depart()
+                self._spawn(self._dispatch(live, backend), name=f"dispatch of {live.prompt_id}")
+        if (wake_in_s := self._placement.wake_in_s) is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(wake_in_s, SOONEST_S), self.wake)
 
-    def _place(self, live: LiveJob) -> BackendId | None:
-        backend = self._placement.pick(live)
-        return backend.id if backend is not None else None
+    def _move_misplaced(self) -> None:
+        """Take back jobs that are pending on one backend while another, which could run them, has nothing to do."""
+        for prompt_id, backend_id in self._placement.misplaced():
+            live, backend = self._board.get(prompt_id), self._fleet.get(backend_id)
+            if live is not None and backend is not None and live.moving is None and _is_pending_on(live, backend):
+                log.info("prompt %s is taken back from %s: another backend has nothing to do", prompt_id, backend_id)
+                self.recall(live, backend)
 
     async def _dispatch(self, live: LiveJob, backend: Backend) -> None:
         try:
@@ -129,7 +143,10 @@ class Dispatcher:
         self._board.admit(live)
         if not live.is_visitor:
             self._board.count_run(live)
-        log.info("prompt %s is %s %s", live.prompt_id, "judged by" if live.is_visitor else "on", backend.id)
+        if live.is_visitor:
+            log.info("prompt %s is judged by %s, and waits for its turn", live.prompt_id, backend.id)
+        else:
+            log.info("prompt %s is on %s: %s", live.prompt_id, backend.id, live.why or "it was there already")
         self.on_accepted(backend, live)
         await self._write(live)
         if live.is_visitor:

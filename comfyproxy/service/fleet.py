@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from comfyproxy.core import health as health_rules
 from comfyproxy.core.catalog import Catalog
+from comfyproxy.core.combos import Combos
 from comfyproxy.core.errors import ConnectionRefused, NoBackend, UpstreamError
 from comfyproxy.core.health import Health
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.selection import Candidate
+from comfyproxy.core.offers import Offer
 
 if TYPE_CHECKING:
     from comfyproxy.service.ports import BackendApi, Link, Observer
@@ -24,6 +25,9 @@ _CREATE_TIME_SINCE = (0, 4)
 _CANCEL_ROUTES_SINCE = (0, 26)
 # The oldest version seen to honour the id of POST /interrupt.
 _INTERRUPTS_BY_ID_SINCE = (0, 3, 64)
+# What the scheduler must know at once; the second ones change who can run what.
+_DECISIVE = frozenset({"health", "is_drained", "is_leaving", "epoch", "queue_remaining", "catalog", "settings"})
+_ABILITIES = frozenset({"catalog", "settings"})
 
 
 @dataclass(slots=True, eq=False)
@@ -48,11 +52,45 @@ class Backend:
     vram: int = 0  # bytes, of its largest GPU; 0 where it is not known
     features: dict[str, Any] = field(default_factory=dict)
     catalog: Catalog | None = None
+    takes_other_jobs: bool = True  # what it can run has changed, and the scheduler has not been told
+    _offer: "tuple[Offer, NodeSettings] | None" = field(default=None, init=False, repr=False)
+    on_touched: "Callable[[Backend], None] | None" = field(default=None, repr=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Let whoever watches know of changes that decide which jobs it gets."""
+        object.__setattr__(self, name, value)
+        if name in _DECISIVE:
+            if name in _ABILITIES:
+                object.__setattr__(self, "takes_other_jobs", True)
+            self.touch()
+
+    def touch(self) -> None:
+        """Say that something has changed that decides which jobs it gets."""
+        watcher = getattr(self, "on_touched", None)  # not yet there while it is being built
+        if watcher is not None:
+            watcher(self)
+
+    @property
+    def offer(self) -> Offer:
+        """What it has for jobs: the same object until it says or is configured to have something else."""
+        if self._offer is None or self._offer[0].catalog is not self.catalog or self._offer[1] is not self.settings:
+            self._offer = Offer(self.id, frozenset(self.settings.capabilities), self.catalog), self.settings
+        return self._offer[0]
 
     @property
     def is_ready(self) -> bool:
         """Healthy, and neither drained nor about to leave."""
         return self.health.healthy and not self.is_drained and not self.is_leaving
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it may take one more.
+
+        Strangers' prompts count against the bound, but never keep our last one out: else a server that others use
+        all the time would never run a job of ours.
+        """
+        load = len(self.in_flight) + self.foreign
+        return load < self.settings.max_concurrent or not self.in_flight
 
     @property
     def state(self) -> str:
@@ -61,7 +99,7 @@ class Backend:
             return "draining" if self.in_flight else "drained"
         if not self.health.healthy:
             return "unhealthy" if self.epoch or self.last_error else "starting"
-        return "ready" if self.candidate().is_available else "busy"
+        return "ready" if self.is_available else "busy"
 
     @property
     def foreign(self) -> int:
@@ -96,10 +134,6 @@ class Backend:
         """Whether the operator says that it is good for all of them; who says nothing means everything."""
         return not self.settings.capabilities or capabilities <= set(self.settings.capabilities)
 
-    def candidate(self, *, is_warm: bool = False) -> Candidate:
-        """Return what a strategy may know."""
-        return Candidate(self.id, len(self.in_flight), self.foreign, self.settings.max_concurrent, is_warm)
-
 
 class Fleet:
     """All configured backends.
@@ -117,6 +151,9 @@ class Fleet:
         observer: "Observer",
     ) -> None:
         self._backends = {backend.id: backend for backend in backends}
+        self._touched = dict.fromkeys(backends)
+        for backend in backends:
+            backend.on_touched = self._note_touched
         self.health_check = health_check
         self._now = now
         self._since_s = now()
@@ -126,11 +163,12 @@ class Fleet:
         self.prefixes = False
         self.names: frozenset[str] = frozenset()
         self._renamed()
+        self.combos = Combos()
+        for backend in backends:
+            self.note_catalog(backend, backend.catalog)
         self.on_restored: Callable[[Backend], None] = lambda backend: None
         self.on_ejected: Callable[[Backend], None] = lambda backend: None
         self.on_suspicion: Callable[[Backend], None] = lambda backend: None
-        self.on_joined: Callable[[Backend], None] = lambda backend: None
-        self.on_changed: Callable[[Backend], None] = lambda backend: None  # its settings, or whether it leaves
         self.on_left: Callable[[Backend], None] = lambda backend: None
 
     def __iter__(self) -> Iterator[Backend]:
@@ -147,12 +185,16 @@ class Fleet:
         """Take in a backend that has been configured just now."""
         backend.last_alive_s = self._now()  # that is since when its silence counts
         self._backends[backend.id] = backend
+        backend.on_touched = self._note_touched
+        backend.touch()
         self._renamed()
-        self.on_joined(backend)
 
     def remove(self, backend: Backend) -> None:
         """Let a backend go; nothing of ours is there any more."""
+        self.note_catalog(backend, None)
         del self._backends[backend.id]
+        backend.on_touched = None
+        self._touched.pop(backend, None)
         if self._home is backend:
             self._home = None
         self._renamed()
@@ -167,6 +209,15 @@ class Fleet:
         self.names = frozenset(str(name) for name in self._backends)
         # Clients hold names with a prefix until the next start, also where only one backend is left.
         self.prefixes = self.prefixes or (self._prefix_outputs and len(self._backends) > 1)
+
+    def take_touched(self) -> list[Backend]:
+        """Return the backends of which something decisive has changed since the last time, in order."""
+        touched = list(self._touched)
+        self._touched.clear()
+        return touched
+
+    def _note_touched(self, backend: Backend) -> None:
+        self._touched[backend] = None
 
     def ready(self) -> list[Backend]:
         """Return the backends that take new work, in configured order."""
@@ -189,6 +240,13 @@ class Fleet:
     def describe_absence(self) -> str:
         """Say of every backend why it is not ready, for people."""
         return "; ".join(f"{b.id}: {b.last_error or b.state}" for b in self if not b.is_ready)
+
+    def note_catalog(self, backend: Backend, catalog: Catalog | None) -> None:
+        """Record what a backend can run; None where that is not known any more, or where it is gone."""
+        if self._backends.get(backend.id) is not backend:
+            return  # it has left before it answered
+        self.combos.note(backend.id, catalog)
+        backend.catalog = catalog
 
     def note_alive(self, backend: Backend) -> None:
         """Record a sign of life: an answer, or a message on the link."""

@@ -1,50 +1,96 @@
-"""Where a job may go: which backends can run it, in the order in which to try them."""
+"""Jobs and backends as the scheduler sees them, and its decisions as we carry them out."""
 
 import logging
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 
-from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.selection import rank_least_loaded
+from comfyproxy.core.jobs import BackendId, Payload
+from comfyproxy.core.needs import ANYWHERE, Needs, NeedsPool, read
+from comfyproxy.core.options import Options
+from comfyproxy.core.scheduling.scheduler import Scheduler
+from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Request
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_CLIENTS = 20_000
+LOOK = 8  # backends that are looked at for one that says whether a job is valid
 
 
 class Placement:
-    """Chooses backends by the strategy, and remembers who ran a client's last prompt."""
+    """The scheduler's ears and mouth.
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    Args:
+        now: seconds, monotonic.
+    """
+
+    def __init__(self, fleet: Fleet, scheduler: Scheduler, *, now: Callable[[], float]) -> None:
+        self._fleet, self._now = fleet, now
+        self.scheduler = scheduler
+        self._pool = NeedsPool()
+        self._epochs: dict[BackendId, int] = {}
         self._turn = 0
-        self._last: OrderedDict[str, BackendId] = OrderedDict()  # client id -> backend
 
-    def pick(self, live: LiveJob) -> Backend | None:
-        """Return the backend that gets the job now; None if all that may have it are full or away."""
-        warm = self._last.get(live.job.client_id) if live.job.client_id is not None else None
-        candidates = [backend.candidate(is_warm=backend.id == warm) for backend in self._able(live)]
-        ranked = rank_least_loaded(candidates, turn=self._turn)
-        return self._fleet.get(ranked[0]) if ranked else None
+    # The jobs that wait
 
-    def pick_validator(self, live: LiveJob) -> Backend | None:
-        """Return the backend that says whether the job is valid, though none has room for it."""
-        able = self._able(live)
-        if not able:
-            return None
-        self._turn += 1
-        shifted = able[self._turn % len(able) :] + able[: self._turn % len(able)]
-        return min(shifted, key=lambda backend: len(backend.visitors))
+    def __len__(self) -> int:
+        return len(self.scheduler)
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self.scheduler
+
+    def add(self, live: LiveJob) -> None:
+        """Let a job wait; one that waits already keeps its turn, whatever else has changed of it."""
+        self.scheduler.enqueue(_request(live), self._now())
+
+    def discard(self, live: LiveJob) -> None:
+        """Let a job wait no longer; unknown ones do not matter."""
+        self.scheduler.withdraw(live.prompt_id)
+
+    def take(self) -> Assignment | None:
+        """Take out the next job that is to go to a backend now."""
+        self._listen()
+        return self.scheduler.next(self._now())
+
+    @property
+    def wake_in_s(self) -> float | None:
+        """When to ask again, if nothing happens before."""
+        at_s = self.scheduler.wake_at_s
+        return None if at_s is None else max(at_s - self._now(), 0.0)
+
+    def misplaced(self) -> list[tuple[str, BackendId]]:
+        """Return jobs that are pending on backends while others, which could run them, have nothing to do."""
+        self._listen()
+        return self.scheduler.misplaced(self._now())
+
+    # The jobs on backends
+
+    def occupy(self, live: LiveJob) -> None:
+        """Note that a job takes a slot of its backend."""
+        if live.job.backend is not None:
+            self._listen()
+            self.scheduler.adopt(_request(live), live.job.backend, self._now())
+
+    def release(self, live: LiveJob) -> None:
+        """Note that a job takes no slot any more, and has not ended there."""
+        self.scheduler.released(live.prompt_id)
+
+    def started(self, live: LiveJob) -> None:
+        """Note that a job's execution has begun."""
+        self.scheduler.started(live.prompt_id, self._now())
+
+    def ended(self, live: LiveJob, *, has_succeeded: bool) -> None:
+        """Note that a job has ended on its backend."""
+        self.scheduler.finished(live.prompt_id, self._now(), is_typical=has_succeeded and live.is_gapless)
+
+    # Who can run what
 
     def has_able(self, live: LiveJob) -> bool:
         """Whether some backend is ready that can run the job, with room or not."""
-        return any(_has_classes(backend, live) for backend in self._able(live))
-
-    def has_room(self) -> bool:
-        """Whether any backend could take a job."""
-        return any(backend.candidate().is_available for backend in self._fleet if backend.is_ready)
+        needs, excluded = _needs(live), _excluded(live)
+        return any(
+            backend.is_ready and backend.id not in excluded and backend.offer.can(needs) for backend in self._fleet
+        )
 
     def is_refused_everywhere(self, live: LiveJob) -> bool:
         """Whether every backend that is configured, or the one that it asks for, has said no to the job."""
@@ -52,53 +98,94 @@ class Placement:
             return live.job.pinned in live.refused
         return all(backend.id in live.refused for backend in self._fleet)
 
-    def placed(self, live: LiveJob, backend: Backend) -> None:
-        """Note that the job goes to a backend: the client's next one finds it warm, and ties rotate."""
-        client_id = live.job.client_id
-        if client_id is None or self._last.get(client_id) != backend.id:
-            self._turn += 1  # one that stays where it was took nobody's turn
-        if client_id is None:
-            return
-        self._last[client_id] = backend.id
-        self._last.move_to_end(client_id)
-        if len(self._last) > REMEMBERED_CLIENTS:
-            self._last.popitem(last=False)
+    def pick_validator(self, live: LiveJob) -> Backend | None:
+        """Return the backend that says whether a job is valid, though the job does not go to any now.
 
-    def missing(self, live: LiveJob) -> dict[BackendId, list[str]]:
-        """Return which node classes of a job each backend lacks, for people."""
-        return {
-            backend.id: sorted(backend.catalog.missing(live.classes or ()))
-            for backend in self._fleet
-            if backend.catalog is not None
-        }
-
-    def _able(self, live: LiveJob) -> list[Backend]:
-        """Return the ready backends that can run the job.
-
-        Where none of the fleet could, all of them: the client reads ComfyUI's own error. Where one could that is away
-        just now, a job that was promised waits for it, and a new one is told by another what is missing.
+        One that is busy: the job is not to begin there. Where those that could run a new job are away, another tells
+        its client what it lacks; a job that was promised waits for them.
         """
-        if live.job.pinned is not None:
-            pinned = self._fleet.get(live.job.pinned)
-            return _reachable([pinned], live) if pinned is not None and pinned.id not in live.refused else []
-        open_to_it = [backend for backend in self._fleet if backend.id not in live.refused]
-        able = [backend for backend in open_to_it if _has_classes(backend, live)]
-        found = _reachable(able, live)
-        if found or (able and live.is_admitted):
-            return found
-        if live.classes and not able:
-            log.debug("prompt %s can run nowhere: %s", live.prompt_id, self.missing(live))
-        return _reachable(open_to_it, live)
+        self._listen()
+        excluded = _excluded(live)
+        able = self.scheduler.able(_needs(live), excluded)
+        ready = list(islice(self._in_turn(able), LOOK))
+        if not ready and not live.is_admitted and live.job.pinned is None:
+            ready = list(islice((each for each in self._in_turn(None) if each.id not in excluded), LOOK))
+        return min(ready, key=lambda backend: (not backend.in_flight, len(backend.visitors)), default=None)
+
+    def missing(self, needs: Needs) -> dict[BackendId, list[str]]:
+        """Return what each backend lacks of what a job needs, for people."""
+        return {backend.id: [str(each) for each in backend.offer.missing(needs)] for backend in self._fleet}
+
+    def describe(self, live: LiveJob, payload: Payload, options: Options) -> None:
+        """Note what a job needs, how urgent and of which kind it is, as far as the fleet's catalogs are known."""
+        reading = read(
+            payload.graph,
+            self._fleet.combos,
+            capabilities=options.capabilities,
+            pinned=live.job.pinned,
+            share=self._pool.share,
+        )
+        live.needs, live.kind, live.priority = reading.needs, reading.kind, options.priority
+
+    def left(self, backend: Backend) -> None:
+        """Forget a backend; none of our jobs is there any more."""
+        self._epochs.pop(backend.id, None)
+        self.scheduler.remove_backend(backend.id)
+
+    def _in_turn(self, names: Collection[BackendId] | None) -> Iterator[Backend]:
+        """Yield the ready backends of some names (None: of all), each time from another one on."""
+        backends = list(self._fleet) if names is None else [b for name in sorted(names) if (b := self._fleet.get(name))]
+        self._turn += 1
+        start = self._turn % len(backends) if backends else 0
+        for place in range(len(backends)):
+            backend = backends[(start + place) % len(backends)]
+            if backend.is_ready:
+                yield backend
+
+    def _listen(self) -> None:
+        """Tell the scheduler what has changed of backends."""
+        for backend in self._fleet.take_touched():
+            epoch = self._epochs.get(backend.id)
+            if backend.takes_other_jobs:
+                backend.takes_other_jobs = False
+                preference = backend.settings.preference
+                self.scheduler.set_backend(
+                    BackendSpec(
+                        backend=backend.id,
+                        max_concurrent=backend.settings.max_concurrent,
+                        weight=preference.weight,
+                        priority=preference.priority,
+                        can=backend.offer.can,
+                    )
+                )
+            if epoch != backend.epoch:
+                self._epochs[backend.id] = backend.epoch
+                if epoch:
+                    self.scheduler.restarted(backend.id)
+            self.scheduler.set_foreign(backend.id, backend.foreign)
+            self.scheduler.set_ready(backend.id, backend.is_ready)
 
 
-def _reachable(backends: Iterable[Backend], live: LiveJob) -> list[Backend]:
-    return [
-        backend
-        for backend in backends
-        if backend.is_ready and backend.id not in live.unreachable and backend.id not in live.ghosts
-    ]
+def _request(live: LiveJob) -> Request:
+    return Request(
+        prompt_id=live.prompt_id,
+        client=live.job.client_id or "",
+        number=live.job.number,
+        priority=live.priority,
+        needs=_needs(live),
+        kind=live.kind,
+        excluded=_excluded(live),
+    )
 
 
-def _has_classes(backend: Backend, live: LiveJob) -> bool:
-    """Whether a backend has all node classes of a job, as far as is known of both."""
-    return backend.catalog is None or not live.classes or not backend.catalog.missing(live.classes)
+def _needs(live: LiveJob) -> Needs:
+    if live.needs is not None:
+        return live.needs
+    return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)
+
+
+def _excluded(live: LiveJob) -> frozenset[BackendId]:
+    """Return who must not have a job just now."""
+    if not (live.refused or live.unreachable or live.ghosts):
+        return frozenset()
+    return live.unreachable.union(live.refused, live.ghosts)

@@ -75,7 +75,6 @@ class Roster:
                 self._keep(backend)
                 if node != backend.settings:
                     backend.settings = node
-                    self._fleet.on_changed(backend)
         there = {backend.id: backend for backend in self._fleet}
         self._coming = {
             name: node for name, node in wanted.items() if name not in there or there[BackendId(name)].is_leaving
@@ -110,7 +109,6 @@ class Roster:
         if backend.is_leaving:
             log.info("%s is configured again, and stays", backend.id)
             backend.is_leaving = False
-            self._fleet.on_changed(backend)
             if backend.is_ready:
                 self._fleet.on_restored(backend)
 
@@ -123,7 +121,6 @@ class Roster:
         for live in self._board.on(backend.id):
             if live.job.pinned != backend.id:  # no other may run it
                 self._dispatcher.recall(live, backend)
-        self._fleet.on_changed(backend)
         if backend.id not in self._leaving:
             self._leaving.add(backend.id)
             self._loop(self._leave(backend), name=f"leave of {backend.id}")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyproxy.core import prompts, rawjson
-from comfyproxy.core.catalog import classes_of
 from comfyproxy.core.errors import (
     BackendUnavailable,
     BadRequest,
@@ -209,14 +208,8 @@ class Submissions:
             workflow_id=envelope.workflow_id,
             pinned=pinned,
         )
-        classes = frozenset(classes_of(envelope.payload.graph).values())
-        live = LiveJob(
-            job,
-            classes=classes,
-            capabilities=envelope.options.capabilities,
-            priority=envelope.options.priority,
-            secrets=envelope.secrets,
-        )
+        live = LiveJob(job, secrets=envelope.secrets)
+        self._placement.describe(live, envelope.payload, envelope.options)
         self._board.payloads.remember(prompt_id, envelope.payload)
         self._board.add(live)
         async with live.transition():
@@ -274,19 +267,32 @@ class Submissions:
 
         Raises NoBackend.
         """
-        backend = self._placement.pick(live) if self._board.is_next(live.job.number) else None
-        live.is_visitor = backend is None
-        if backend is None:
-            backend = self._placement.pick_validator(live)
+        if self._go_out(live) is not None:
+            live.is_visitor = False
+            bound = self._fleet.get(live.job.backend)
+            if bound is None:
+                raise LookupError(live.job.backend)
+            return bound
+        live.is_visitor, live.why = True, ""
+        backend = self._placement.pick_validator(live)
         if backend is None:
             self._require_backend()
             raise NoBackend(
                 "No ComfyUI backend could be reached", details=last_failure or self._fleet.describe_absence()
             )
-        if not live.is_visitor:
-            self._placement.placed(live, backend)
         self._board.move(live, JobState.DISPATCHING, backend=backend.id)
         return backend
+
+    def _go_out(self, live: LiveJob) -> BackendId | None:
+        """Bind a job to the backend that runs it, if the scheduler lets it go to one now."""
+        if self._board.is_anybody_before(live.job.number):
+            return None
+        live.is_visitor, live.is_claimed = False, True
+        self._board.queue(live)
+        self._dispatcher.pump()
+        live.is_claimed = False
+        self._board.unqueue(live)
+        return live.job.backend
 
     def backend_restored(self) -> None:
         """Note that a backend has become ready."""

@@ -63,8 +63,8 @@ def checked_path(path: Path) -> Path:
 
 
 def checked_strategy(name: str) -> str:
-    """Return the name of a strategy that is built in or installed."""
-    plugins.check_strategy(name)
+    """Return the name of a strategy that is built in, or installed and fit for use."""
+    plugins.make_strategy(name)
     return name
 
 

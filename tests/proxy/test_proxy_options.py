@@ -43,6 +43,35 @@ async def test_a_backend_that_is_asked_for_in_the_body_outlives_a_restart(tmp_pa
         assert fleet.executed == {"a": [], "b": [running, waiting]}
 
 
+async def test_prompts_go_only_where_what_they_ask_for_is_declared_also_after_a_restart(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"extra_data": {"comfyproxy": {"capabilities": ["video"]}}}
+    async with Fleet("a", "b") as fleet:
+        async with running_proxy(fleet, tmp_path, max_concurrent=1, each=DECLARED) as proxy:
+            running = await proxy.submit(endless(), **asked)
+            waiting = await proxy.submit(text("video"), **asked)
+            free = await proxy.submit(text("text"))
+            await proxy.ended(free)
+        async with running_proxy(fleet, tmp_path, max_concurrent=1, each=DECLARED) as proxy:
+            await proxy.ended(await proxy.submit(text("more text")))
+            await proxy.post("/queue", {"delete": [running]})
+            await proxy.post("/interrupt", {"prompt_id": running})
+            await proxy.ended(waiting)
+        assert fleet.executed["b"] == [running, waiting]
+
+
+async def test_the_more_urgent_goes_first(tmp_path: Path) -> None:
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, max_concurrent=1) as proxy:
+        running = await proxy.submit(endless(), "one")
+        asked = {"usual": {}, "low": {"priority": -5}, "high": {"priority": 5}}
+        ids = {
+            name: await proxy.submit(text(name), name, extra_data={"comfyproxy": options})
+            for name, options in asked.items()
+        }
+        await proxy.post("/interrupt", {"prompt_id": running})
+        await proxy.ended(ids["low"])
+        assert fleet["a"].executed == [running, ids["high"], ids["usual"], ids["low"]]
+
+
 @pytest.mark.parametrize(
     ("asked", "headers", "kind", "message"),
     [

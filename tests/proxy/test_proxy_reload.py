@@ -120,6 +120,34 @@ async def test_checks_are_made_by_the_new_interval_at_once(tmp_path: Path) -> No
         fleet["a"].faults.thaw()
 
 
+async def test_another_strategy_chooses_for_the_next_prompt(tmp_path: Path) -> None:
+    better = {"b": {"metadata": {"priority": 1}}, "a": {"metadata": {"priority": 2}}}
+    async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path, each=better) as proxy:
+        balancing = replace(proxy.settings.nodes.load_balancing, strategy="priority_based")
+        reloaded = await proxy.reload(
+            replace(proxy.settings, nodes=replace(proxy.settings.nodes, load_balancing=balancing))
+        )
+        assert reloaded["applied"] == ["nodes.load_balancing.strategy"]
+        for number in range(4):
+            await proxy.ended(await proxy.submit(text(f"{number}"), f"client {number}"))
+        assert [len(ran) for ran in fleet.executed.values()] == [0, 4]
+        a, b = proxy.settings.nodes.static_nodes
+        swapped = with_nodes(proxy.settings, replace(a, metadata={}), replace(b, metadata={"priority": 7}))
+        await proxy.reload(with_nodes(swapped, replace(a, metadata={"priority": 3}), swapped.nodes.static_nodes[1]))
+        await proxy.ended(await proxy.submit(text("last"), "another client"))
+        assert [len(ran) for ran in fleet.executed.values()] == [1, 4]
+
+
+async def test_a_strategy_that_cannot_be_had_changes_nothing(tmp_path: Path) -> None:
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, queue=QueueSettings(max_jobs=1)) as proxy:
+        balancing = replace(proxy.settings.nodes.load_balancing, strategy="gone")
+        nodes = replace(proxy.settings.nodes, load_balancing=balancing)
+        with pytest.raises(AssertionError, match="bad_configuration"):
+            await proxy.reload(replace(proxy.settings, nodes=nodes, queue=QueueSettings(max_jobs=5)))
+        await proxy.submit(endless())
+        assert (await proxy.post("/prompt", {"prompt": text()}))[0] == 429
+
+
 async def test_failover_can_be_turned_off(tmp_path: Path) -> None:
     async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path, health_check=EAGER) as proxy:
         balancing = replace(proxy.settings.nodes.load_balancing, enable_failover=False)

@@ -14,6 +14,8 @@ from comfyproxy.core import catalog
 from comfyproxy.core.health import Health
 from comfyproxy.core.jobs import BackendId, Job, JobState, Payload
 from comfyproxy.core.ports import JobSummary, StoreUnavailable
+from comfyproxy.core.scheduling.scheduler import Scheduler
+from comfyproxy.core.scheduling.strategies import make_strategy
 from comfyproxy.service.board import Board
 from comfyproxy.service.control import Control
 from comfyproxy.service.dispatcher import Dispatcher
@@ -301,6 +303,13 @@ def make_fleet(*names: str, max_concurrent: int = 2, now: Callable[[], float] = 
     )
 
 
+def make_placement(
+    fleet: Fleet, *, strategy: str = "least_loaded", now: Callable[[], float] = lambda: 0.0
+) -> Placement:
+    """Return the scheduler's place in the service."""
+    return Placement(fleet, Scheduler(make_strategy(strategy)), now=now)
+
+
 def make_job(prompt_id: str, *, number: float = 0.0, client_id: str | None = "c", **changes: Any) -> Job:
     job = Job(prompt_id=prompt_id, number=number, client_id=client_id, fingerprint="f", created_s=1.0)
     return replace(job, **changes)
@@ -322,8 +331,8 @@ class Stage:
             observer=self.observer,
         )
         self.payloads = PayloadCache(self.store)
-        self.board = Board(self.fleet, self.payloads)
-        self.placement = Placement(self.fleet)
+        self.placement = make_placement(self.fleet, now=self.time)
+        self.board = Board(self.fleet, self.payloads, self.placement)
         self.ghosts = Ghosts(self.board, self.store)
         self.settler = Settler(
             self.board,

@@ -49,7 +49,7 @@ class BoardMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.fleet = make_fleet(*NAMES)
-        self.board = Board(self.fleet, PayloadCache(MemoryStore()))
+        self.board = Board(self.fleet, PayloadCache(MemoryStore()), make_placement(self.fleet))
         self.known: dict[str, Known] = {}
         self.last_start: dict[str, str] = {}  # backend -> the prompt that started there last, while it runs
         self.steps = self.serial = 0
@@ -90,7 +90,9 @@ class BoardMachine(RuleBasedStateMachine):
             state=state,
             backend=None if backend is None else BackendId(backend),
         )
-        live = LiveJob(job, classes=frozenset({prompt_id}), is_admitted=is_admitted)  # each in a line of its own
+        live = LiveJob(
+            job, needs=Needs(classes=frozenset({prompt_id})), is_admitted=is_admitted
+        )  # each in a line of its own
         self.board.add(live)
         self.known[prompt_id] = Known(live, float(number), client, state, backend, is_admitted=is_admitted)
         if waits:

@@ -419,7 +419,8 @@ async def test_the_capabilities_and_the_priority_that_are_asked_for_are_known_of
     asked = b'{"prompt": {}, "extra_data": {"comfyproxy": {"capabilities": ["x"], "priority": 3}}}'
     await stage.submissions.submit(asked, asked={"priority": 4})
     live = stage.live("minted-1")
-    assert (live.capabilities, live.priority, live.job.pinned) == (frozenset("x"), 4, None)
+    assert live.needs is not None
+    assert (live.needs.capabilities, live.priority, live.job.pinned) == (frozenset("x"), 4, None)
     (stored,) = (await stage.store.payloads(["minted-1"])).values()
     assert options_of(stored) == Options(capabilities=frozenset("x"), priority=4)
 

@@ -40,7 +40,7 @@ def test_the_built_in_strategies_can_be_named(tmp_path: Path, name: str) -> None
 
 
 def test_a_strategy_of_an_installed_package_can_be_named(tmp_path: Path, install: Install) -> None:
-    install("class Odd: pass", odd="strange:Odd")
+    install("class Odd: rank = print", odd="strange:Odd")
     assert plugins.strategy_names() == [*plugins.BUILT_IN, "odd"]
     assert read(tmp_path, of_file("odd")).nodes.load_balancing.strategy == "odd"
     assert type(plugins.load_strategy("odd")()).__name__ == "Odd"
@@ -72,6 +72,8 @@ def test_an_unknown_strategy_is_told_with_the_nearest_and_all_others(tmp_path: P
         ("import not_there", "cannot be loaded from strange:Odd: ModuleNotFoundError: No module named 'not_there'"),
         ("1 / 0", "cannot be loaded from strange:Odd: ZeroDivisionError: division by zero"),
         ("class Even: pass", "cannot be loaded from strange:Odd: AttributeError: module 'strange' has no attribute"),
+        ("class Odd: pass", 'cannot be used: it has no method "rank"'),
+        ("def Odd(): raise KeyError(5)", "cannot be made: KeyError: 5"),
         ("Odd = 1", "cannot be used: strange:Odd is neither a class nor a function"),
     ],
 )

@@ -1,0 +1,275 @@
+"""The strategy `model_affinity`: a job goes where it is expected to finish first, given what is in memory.
+
+Four rules, tried in this order:
+
+1. A backend takes a job whose models it holds, if there is one. The job whose turn it is may be passed over for that,
+   but only so often, for so long, and by so much service of other clients (`_may_pass`).
+2. Otherwise the job whose turn it is goes where it is expected to finish first. That may be a backend that is busy and
+   holds its models: then it waits for that, but no longer than loading them would take. Having waited that long costs
+   at most twice the best that could have been done, as in the ski rental problem (Karlin et al., 1988).
+3. A backend without such a job becomes another holder of the models for which most work waits, if it can do one job
+   before the present holders are through with all of them.
+4. A backend that is busy gets its next job only shortly before it is done: until then another may be free first.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.scheduling.durations import Durations, Popularity
+from comfyproxy.core.scheduling.fleet import FleetState, State
+from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow, Group
+from comfyproxy.core.scheduling.types import MaxBypass
+
+LOOK = 64  # clients, groups or backends that are looked at for one decision
+LOOK_AT_BACKENDS = 8
+AHEAD_S = 2.0  # before the end of its last job a backend gets the next, so that its GPU does not wait for the network
+AMORTISE = 12.0  # other clients' service that a client with much to do may be passed over by, in times of loading
+KEEP_S = 60.0  # models that are likely to be asked for within this time are worth keeping
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What should be done now."""
+
+    entry: Entry
+    state: State
+    why: str
+
+
+class Affinity:
+    """Chooses a job and a backend; keeps the account of who was passed over."""
+
+    def __init__(
+        self,
+        queue: FairQueue,
+        fleet: FleetState,
+        durations: Durations,
+        popularity: Popularity,
+        *,
+        max_bypass: MaxBypass,
+    ) -> None:
+        self._queue, self._fleet = queue, fleet
+        self._durations, self._popularity = durations, popularity
+        self.max_bypass = max_bypass
+        self.wake_at_s = math.inf
+
+    def next(self, now_s: float) -> Choice | None:
+        """Return what should be done now; None if nothing."""
+        self.wake_at_s = math.inf
+        return self._of_held_models(now_s) or self._in_turn(now_s)
+
+    # Rule 1
+
+    def _of_held_models(self, now_s: float) -> Choice | None:
+        for state in self._that_may_hold_some():
+            if not state.tail:
+                continue
+            entry = self._head_of(self._queue.of_models(state.tail).values(), state)
+            if entry is None or not self._is_time(state, now_s):
+                continue
+            front = self.front(state)
+            if front is None or front is entry or front.group is entry.group:
+                return Choice(entry, state, "it holds the models")
+            if self._may_pass(front, entry, state, now_s):
+                return Choice(entry, state, "it holds the models, and others can wait")
+            return self._now(front, state, now_s)
+        return None
+
+    def _that_may_hold_some(self) -> list[State]:
+        """Return the backends with room that may hold what some waiting job needs; whichever way is shorter."""
+        groups = self._queue.groups
+        if len(groups) >= min(self._fleet.available_count, LOOK):
+            return self._fleet.available(LOOK)
+        found = {
+            state.slot: state
+            for needs, _ in groups
+            for state in islice(self._fleet.holders(needs.models), LOOK)
+            if state.slot is not None
+        }
+        return [found[slot] for slot in sorted(found)]
+
+    def _now(self, front: Entry, state: State, now_s: float) -> Choice:
+        """Place a job that was passed over often enough: here, or where it finishes earlier."""
+        best, _ = self._best(front, now_s)
+        return Choice(front, best if best is not None else state, "it has waited long enough")
+
+    def _may_pass(self, front: Entry, entry: Entry, state: State, now_s: float) -> bool:
+        """Whether a job may go although it is another's turn."""
+        bounds = self.max_bypass
+        if front.passes >= bounds.count:
+            return False
+        if front.passed_since_s is not None:
+            if now_s - front.passed_since_s >= bounds.seconds:
+                return False
+            self._wake_at(front.passed_since_s + bounds.seconds)
+        if front.client is entry.client or self._prefers_to_wait(front, now_s):
+            return True
+        return front.passed_s < self._patience_s(front)
+
+    def _patience_s(self, front: Entry) -> float:
+        """How much service of others may go before a job: one prompt per backend, or what makes up for loading.
+
+        Who has one prompt waits for it; who has a thousand is served best if little time is spent on loading.
+        """
+        one_each_s = self._fleet.ready_count * front.expected_s
+        needs = front.request.needs
+        load_s = self._durations.load_s(needs.models, BackendId(""))
+        return max(one_each_s, min(AMORTISE * load_s, front.client.backlog_s))
+
+    def _prefers_to_wait(self, front: Entry, now_s: float) -> bool:
+        best, wait_s = self._best(front, now_s)
+        return best is None or wait_s is not None
+
+    # Rules 2 and 3
+
+    def _in_turn(self, now_s: float) -> Choice | None:
+        if not self._fleet.has_room:
+            return None
+        wanted: list[tuple[float, Entry, State]] = []
+        looked = 0
+        turns = self._queue.in_turn(LOOK)
+        try:
+            for flow in turns:
+                for entry in self._heads(flow):
+                    looked += 1
+                    if entry.group.head() is not entry:
+                        continue
+                    choice = self._consider(entry, wanted, now_s)
+                    if choice is not None:
+                        return choice
+                if looked >= LOOK:
+                    break
+        finally:
+            turns.close()
+        if not wanted:
+            return None
+        _, entry, state = max(wanted, key=lambda found: (found[0], -found[1].order))
+        return Choice(entry, state, "those that hold the models have too much to do")
+
+    def _consider(self, entry: Entry, wanted: list[tuple[float, Entry, State]], now_s: float) -> Choice | None:
+        models = entry.request.needs.models
+        best, wait_s = self._best(entry, now_s)
+        if best is None:
+            return None
+        if wait_s is None:
+            return Choice(entry, best, "it is expected to finish there first")
+        load_s = self._durations.load_s(models, best.id)
+        if entry.deferred_since_s is None:
+            entry.deferred_since_s = now_s
+        patience_ends_s = entry.deferred_since_s + load_s
+        if now_s >= patience_ends_s:
+            return Choice(entry, best, "it has waited for the models as long as loading them takes")
+        self._wake_at(patience_ends_s)
+        gain_s = self._drain_s(entry.group, now_s) - (load_s + self._durations.run_s(entry.request.kind, best.id))
+        if gain_s > 0:
+            wanted.append((gain_s, entry, best))
+        return None
+
+    def _best(self, entry: Entry, now_s: float) -> tuple[State | None, float | None]:
+        """Return the backend to which a job could go now, and where it finishes first.
+
+        And how long that takes on one that is busy and holds the models, if there it finishes even earlier.
+        """
+        able, models, kind = self._fleet.able_of(entry.group), entry.request.needs.models, entry.request.kind
+        best, best_s = None, math.inf
+        for state in self._free(able, now_s):
+            cost_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
+            if models and state.tail != models:
+                cost_s += self._durations.load_s(models, state.id) + self._eviction_s(state, now_s)
+            if cost_s < best_s:
+                best, best_s = state, cost_s
+        if best is None or not models or best.tail == models:
+            return best, None
+        wait_s = None
+        for state in self._ready_holders(entry.group)[:LOOK_AT_BACKENDS]:
+            its_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
+            if its_s < min(best_s, math.inf if wait_s is None else wait_s):
+                wait_s = its_s
+        return best, wait_s
+
+    def _free(self, able: frozenset[BackendId] | None, now_s: float) -> list[State]:
+        """Return backends that could have a job now: those that come first in the order."""
+        free = [
+            state
+            for state in self._fleet.available(LOOK_AT_BACKENDS)
+            if (able is None or state.id in able) and self._is_time(state, now_s)
+        ]
+        if not free and able is not None and (name := self._fleet.choose(able, None)) is not None:
+            # They may be far behind in the order.
+            state = self._fleet.get(name)
+            if state is not None and self._is_time(state, now_s):
+                free.append(state)
+        return free
+
+    def _ready_holders(self, group: Group) -> list[State]:
+        able = self._fleet.able_of(group)
+        return [
+            each
+            for each in self._fleet.holders(group.needs.models)
+            if each.is_ready and (able is None or each.id in able)
+        ]
+
+    def _drain_s(self, group: Group, now_s: float) -> float:
+        """Return when the present holders of a group's models will have done all its waiting jobs, as expected."""
+        holders = self._ready_holders(group)
+        if not holders:
+            return math.inf
+        busy_s = sum(self._busy_s(each, now_s) for each in holders)
+        speed = sum(self._durations.speed(each.id) for each in holders)
+        return busy_s / len(holders) + group.work_s / speed
+
+    def _eviction_s(self, state: State, now_s: float) -> float:
+        """Return what it costs the others that a backend forgets what it holds: loading it again, if wanted."""
+        if not state.tail:
+            return 0.0
+        count = len(self._fleet.holders(state.tail))
+        expected = KEEP_S * self._popularity.per_second(state.tail, now_s) / count
+        return self._durations.load_s(state.tail, state.id) * (1.0 - math.exp(-expected))
+
+    # Small questions
+
+    def front(self, state: State) -> Entry | None:
+        """Return the job whose turn it is, among those that a backend could run."""
+        turns = self._queue.in_turn(LOOK)
+        try:
+            for flow in turns:
+                entry = flow.head()
+                if entry is not None and self._can(state, entry.group):
+                    return entry
+                for entry in self._heads(flow):
+                    if self._can(state, entry.group):
+                        return entry
+        finally:
+            turns.close()
+        return None
+
+    def _head_of(self, groups: Iterable[Group], state: State) -> Entry | None:
+        """Return the job whose turn it is among some groups, of those that a backend could run."""
+        heads = [head for group in groups if self._can(state, group) and (head := group.head()) is not None]
+        return min(heads, key=lambda entry: (entry.flow.tag, entry.request.number, entry.order), default=None)
+
+    def _heads(self, flow: Flow) -> list[Entry]:
+        """Return the first jobs of one flow's lines, in order."""
+        heads = [head for group in list(flow.lines)[:LOOK] if (head := flow.head_in(group)) is not None]
+        return sorted(heads, key=lambda entry: (entry.request.number, entry.order))
+
+    def _can(self, state: State, group: Group) -> bool:
+        able = self._fleet.able_of(group)
+        return able is None or state.id in able
+
+    def _busy_s(self, state: State, now_s: float) -> float:
+        return state.busy_s(now_s, self._durations.base_s(""))
+
+    def _is_time(self, state: State, now_s: float) -> bool:
+        """Whether a backend should get another job now, rather than when it is about to be done."""
+        busy_s = self._busy_s(state, now_s)
+        if busy_s <= AHEAD_S:
+            return True
+        self._wake_at(now_s + busy_s - AHEAD_S)
+        return False
+
+    def _wake_at(self, at_s: float) -> None:
+        self.wake_at_s = min(self.wake_at_s, at_s)
