@@ -99,8 +99,9 @@ def read(
         traits: list[str] = []
         for name, value in inputs.items() if isinstance(inputs, dict) else ():
             if isinstance(value, str):
-                # A model is a need also where no catalog is known yet, as after a restart.
-                if (name in lists or is_model(value)) and not _BROUGHT.search(value):
+                # Where no catalog is known yet, as after a restart, models can be told by their names.
+                is_chosen = name in lists if combos else is_model(value)
+                if is_chosen and not _BROUGHT.search(value):
                     chosen = canonical(value)
                     choices.add((node_class, name, chosen))
                     if is_model(chosen):

@@ -41,7 +41,7 @@ class Placement:
 
     def add(self, live: LiveJob) -> None:
         """Let a job wait; one that waits already keeps its turn, whatever else has changed of it."""
-        self.scheduler.enqueue(_request(live), self._now())
+        self.scheduler.enqueue(self._request(live), self._now())
 
     def discard(self, live: LiveJob) -> None:
         """Let a job wait no longer; unknown ones do not matter."""
@@ -69,7 +69,7 @@ class Placement:
         """Note that a job takes a slot of its backend."""
         if live.job.backend is not None:
             self._listen()
-            self.scheduler.adopt(_request(live), live.job.backend, self._now())
+            self.scheduler.adopt(self._request(live), live.job.backend, self._now())
 
     def release(self, live: LiveJob) -> None:
         """Note that a job takes no slot any more, and has not ended there."""
@@ -87,7 +87,7 @@ class Placement:
 
     def has_able(self, live: LiveJob) -> bool:
         """Whether some backend is ready that can run the job, with room or not."""
-        needs, excluded = _needs(live), _excluded(live)
+        needs, excluded = _needs(live), self._excluded(live)
         return any(
             backend.is_ready and backend.id not in excluded and backend.offer.can(needs) for backend in self._fleet
         )
@@ -105,7 +105,7 @@ class Placement:
         its client what it lacks; a job that was promised waits for them.
         """
         self._listen()
-        excluded = _excluded(live)
+        excluded = self._excluded(live)
         able = self.scheduler.able(_needs(live), excluded)
         ready = list(islice(self._in_turn(able), LOOK))
         if not ready and not live.is_admitted and live.job.pinned is None:
@@ -142,6 +142,33 @@ class Placement:
             if backend.is_ready:
                 yield backend
 
+    def _request(self, live: LiveJob) -> Request:
+        return Request(
+            prompt_id=live.prompt_id,
+            client=live.job.client_id or "",
+            number=live.job.number,
+            priority=live.priority,
+            needs=_needs(live),
+            kind=live.kind,
+            excluded=self._excluded(live),
+        )
+
+    def _excluded(self, live: LiveJob) -> frozenset[BackendId]:
+        """Return who must not have a job just now.
+
+        All of them where those that can run a promised job could not be reached with it, or may still have it: it waits
+        for them, instead of asking others that cannot run it.
+        """
+        if not (live.refused or live.unreachable or live.ghosts):
+            return frozenset()
+        excluded = live.unreachable.union(live.refused, live.ghosts)
+        if live.is_admitted and (live.unreachable or live.ghosts):
+            needs = _needs(live)
+            able = {each.id for each in self._fleet if each.id not in live.refused and each.offer.can(needs)}
+            if able and able <= excluded:
+                return frozenset(each.id for each in self._fleet)
+        return excluded
+
     def _listen(self) -> None:
         """Tell the scheduler what has changed of backends."""
         for backend in self._fleet.take_touched():
@@ -166,26 +193,7 @@ class Placement:
             self.scheduler.set_ready(backend.id, backend.is_ready)
 
 
-def _request(live: LiveJob) -> Request:
-    return Request(
-        prompt_id=live.prompt_id,
-        client=live.job.client_id or "",
-        number=live.job.number,
-        priority=live.priority,
-        needs=_needs(live),
-        kind=live.kind,
-        excluded=_excluded(live),
-    )
-
-
 def _needs(live: LiveJob) -> Needs:
     if live.needs is not None:
         return live.needs
     return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)
-
-
-def _excluded(live: LiveJob) -> frozenset[BackendId]:
-    """Return who must not have a job just now."""
-    if not (live.refused or live.unreachable or live.ghosts):
-        return frozenset()
-    return live.unreachable.union(live.refused, live.ghosts)

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from service_support import make_fleet, make_job
+from service_support import make_fleet, make_job, make_placement
 
 from comfyproxy.core.jobs import BackendId, InvalidTransition, JobState
+from comfyproxy.core.needs import Needs
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend
 from comfyproxy.service.live import LiveJob
@@ -17,7 +18,12 @@ A, B = BackendId("a"), BackendId("b")
 
 @pytest.fixture
 def board() -> Board:
-    return Board(make_fleet("a", "b"), PayloadCache(MemoryStore()))
+    return make_board()
+
+
+def make_board(*, max_concurrent: int = 10) -> Board:
+    fleet = make_fleet("a", "b", max_concurrent=max_concurrent)
+    return Board(fleet, PayloadCache(MemoryStore()), make_placement(fleet))
 
 
 def backend(board: Board, name: str) -> Backend:
@@ -32,18 +38,17 @@ def add(board: Board, prompt_id: str, *, is_admitted: bool = True, **job: Any) -
     return live
 
 
-def waiting(board: Board, *numbers: float, apart: bool = False) -> list[LiveJob]:
-    """Let jobs wait; `apart`: each in a line of its own, because it needs other node classes."""
+def waiting(board: Board, *numbers: float) -> list[LiveJob]:
+    """Let jobs wait."""
     jobs = [add(board, f"p{place}", number=number) for place, number in enumerate(numbers)]
     for live in jobs:
-        live.classes = frozenset({live.prompt_id}) if apart else frozenset({"X"})
         board.queue(live)
     return jobs
 
 
-def taken(board: Board, *, look: int = 100) -> list[str]:
+def taken(board: Board) -> list[str]:
     order = []
-    while (found := board.take(lambda _: A, look=look)) is not None:
+    while (found := board.take()) is not None:
         order.append(found[0].prompt_id)
     return order
 
@@ -55,73 +60,89 @@ def test_jobs_wait_by_number_and_then_in_the_order_in_which_they_came(board: Boa
     assert (board.waiting_count, board.count) == (0, 5)
 
 
-def test_those_passed_over_keep_their_place(board: Board) -> None:
-    waiting(board, 1, 1, 1, 1, apart=True)
-    found = board.take(lambda live: B if live.prompt_id == "p2" else None, look=100)
-    assert found is not None
-    assert (found[0].prompt_id, found[1]) == ("p2", B)
-    assert taken(board) == ["p0", "p1", "p3"]
+def test_whoever_takes_a_job_out_is_told_where_to_and_why() -> None:
+    board = make_board(max_concurrent=1)
+    one, two, three = waiting(board, 1, 2, 3)
+    assert board.take() == (one, A, "its turn")
+    board.move(one, JobState.DISPATCHING, backend=A)
+    assert board.take() == (two, B, "its turn")
+    board.move(two, JobState.DISPATCHING, backend=B)
+    assert board.take() is None
+    board.move(one, JobState.QUEUED)
+    assert board.take() == (three, A, "its turn")
 
 
-def test_of_those_that_need_the_same_only_the_first_is_looked_at(board: Board) -> None:
-    waiting(board, *range(1000))
-    late = add(board, "late", number=5000)
-    late.classes = frozenset({"Y"})
-    board.queue(late)
-    seen: list[str] = []
-
-    def wanted(live: LiveJob) -> BackendId | None:
-        seen.append(live.prompt_id)
-        return A if live is late else None
-
-    assert board.take(wanted, look=100) == (late, A)
-    assert seen == ["p0", "late"]
+def test_those_passed_over_keep_their_place() -> None:
+    board = make_board(max_concurrent=1)
+    add(board, "x", state=JobState.ACCEPTED, backend=A)
+    jobs = [add(board, f"p{number}", number=1) for number in range(3)]
+    for live in jobs:
+        live.needs = Needs(pinned=B if live.prompt_id == "p2" else A)
+        board.queue(live)
+    assert board.take() == (jobs[2], B, "its turn: those before it wait for other backends")
+    assert board.take() is None
+    board.remove(board._live["x"])
+    assert taken(board) == ["p0"]
 
 
-def test_a_job_with_a_past_of_its_own_stands_in_nobodys_way(board: Board) -> None:
+def test_a_job_with_a_past_of_its_own_stands_in_nobodys_way() -> None:
+    board = make_board(max_concurrent=1)
+    add(board, "x", state=JobState.ACCEPTED, backend=B)
     first, second = waiting(board, 1, 2)
-    board.unqueue(first)
     first.ghosts.add(A)
-    board.queue(first)
-    assert board.take(lambda live: A if A not in live.ghosts else None, look=100) == (second, A)
+    board.relist(first)
+    found = board.take()
+    assert found is not None
+    assert found[:2] == (second, A)
+    first.ghosts.clear()
+    board.relist(first)
+    board.remove(second)
+    found = board.take()
+    assert found is not None
+    assert found[:2] == (first, A)
+
+
+def test_only_what_waits_is_put_where_it_belongs(board: Board) -> None:
+    live = add(board, "p")
+    board.relist(live)
+    assert board.waiting_count == 0
+    board.move(live, JobState.DISPATCHING, backend=A)
+    board.relist(live)
+    assert (board.waiting_count, board.take()) == (0, None)
 
 
 def test_what_is_between_its_judgement_and_the_queue_keeps_its_turn(board: Board) -> None:
     live = add(board, "p", number=1)
     live.is_visitor = True
     board.move(live, JobState.DISPATCHING, backend=A)
-    assert not board.is_next(2)
+    assert board.is_anybody_before(2)
     board.move(live, JobState.ACCEPTED)
     board.move(live, JobState.QUEUED)
-    assert not board.is_next(2)
+    assert board.is_anybody_before(2)
+    assert not board.is_anybody_before(1)
     board.queue(live)
-    assert not board.is_next(2)
-    assert board.is_next(0)
-    assert board.take(lambda _: A, look=100) == (live, A)
-    assert board.is_next(2)
+    assert not board.is_anybody_before(2)
+    assert taken(board) == ["p"]
 
 
-def test_only_so_many_lines_are_looked_at(board: Board) -> None:
-    waiting(board, 1, 2, 3, 4, apart=True)
-    seen: list[str] = []
-
-    def wanted(live: LiveJob) -> BackendId | None:
-        seen.append(live.prompt_id)
-        return A if live.prompt_id == "p2" else None
-
-    assert board.take(wanted, look=2) is None
-    assert seen == ["p0", "p1"]
-    assert board.take(wanted, look=3) is not None
-    assert board.waiting_count == 3
+def test_one_that_stays_or_goes_where_it_was_judged_is_before_nobody(board: Board) -> None:
+    stays, leaves = add(board, "stays", number=1), add(board, "leaves", number=1)
+    for live in (stays, leaves):
+        live.is_visitor = True
+        board.move(live, JobState.DISPATCHING, backend=A)
+    board.stay(stays)
+    assert board.is_anybody_before(2)
+    board.remove(leaves)
+    assert not board.is_anybody_before(2)
 
 
-def test_jobs_that_have_gone_cost_no_look(board: Board) -> None:
+def test_jobs_that_have_gone_are_not_taken_out(board: Board) -> None:
     jobs = waiting(board, 1, 2, 3, 4)
     board.remove(jobs[0])
     board.unqueue(jobs[1])
     board.move(jobs[2], JobState.DISPATCHING, backend=A)
     assert board.waiting_count == 1
-    assert taken(board, look=1) == ["p3"]
+    assert taken(board) == ["p3"]
 
 
 def test_one_that_was_taken_out_of_the_queue_can_be_put_back(board: Board) -> None:
@@ -131,18 +152,6 @@ def test_one_that_was_taken_out_of_the_queue_can_be_put_back(board: Board) -> No
     board.queue(jobs[0])
     assert taken(board) == ["p0", "p1"]
     assert taken(board) == []
-
-
-def test_next_is_whoever_has_a_smaller_number_than_all_that_wait(board: Board) -> None:
-    assert board.is_next(5)
-    jobs = waiting(board, 1, 2)
-    assert board.is_next(0.5)
-    assert not board.is_next(1)
-    board.unqueue(jobs[0])
-    assert board.is_next(1)
-    assert not board.is_next(2)
-    board.remove(jobs[1])
-    assert board.is_next(1000)
 
 
 def test_a_job_counts_once_it_is_admitted(board: Board) -> None:

@@ -1,19 +1,21 @@
 """The board under any sequence of changes, held against a model without indexes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
-from service_support import make_fleet, make_job
+from service_support import make_fleet, make_job, make_placement
 
 from comfyproxy.core.jobs import BackendId, InvalidTransition, JobState
+from comfyproxy.core.needs import ANYWHERE, Needs
 from comfyproxy.service.board import Board
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadCache
 from comfyproxy.store.memory import MemoryStore
 
 NAMES = ("a", "b")
+ROOM = 3
 CLIENTS = ("c", "d", None)
 TERMINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
@@ -28,13 +30,14 @@ class Known:
     state: JobState = JobState.QUEUED
     backend: str | None = None
     its_id: str | None = None
+    pinned: str | None = None
     is_admitted: bool = False
     is_visitor: bool = False
     is_judged: bool = False  # on a visit, or on its way back from one
     started: int | None = None  # the how manieth start it was
     node: str | None = None
     is_waiting: bool = False
-    queued: list[int] = field(default_factory=list)  # when it was put into the queue
+    queued: int = 0  # when it was put into the queue
 
     @property
     def prompt_id(self) -> str:
@@ -48,8 +51,9 @@ class BoardMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fleet = make_fleet(*NAMES)
-        self.board = Board(self.fleet, PayloadCache(MemoryStore()), make_placement(self.fleet))
+        self.fleet = make_fleet(*NAMES, max_concurrent=ROOM)
+        self.placement = make_placement(self.fleet)
+        self.board = Board(self.fleet, PayloadCache(MemoryStore()), self.placement)
         self.known: dict[str, Known] = {}
         self.last_start: dict[str, str] = {}  # backend -> the prompt that started there last, while it runs
         self.steps = self.serial = 0
@@ -77,9 +81,18 @@ class BoardMachine(RuleBasedStateMachine):
         client=st.sampled_from(CLIENTS),
         is_admitted=st.booleans(),
         backend=st.sampled_from((None, None, *NAMES)),
+        pinned=st.sampled_from((None, None, *NAMES)),
         waits=st.booleans(),
     )
-    def add(self, number: int, client: str | None, is_admitted: bool, backend: str | None, waits: bool) -> str:
+    def add(
+        self,
+        number: int,
+        client: str | None,
+        is_admitted: bool,
+        backend: str | None,
+        pinned: str | None,
+        waits: bool,
+    ) -> str:
         self.serial += 1
         prompt_id = f"p{self.serial}"
         state = JobState.QUEUED if backend is None else JobState.ACCEPTED
@@ -90,11 +103,12 @@ class BoardMachine(RuleBasedStateMachine):
             state=state,
             backend=None if backend is None else BackendId(backend),
         )
-        live = LiveJob(
-            job, needs=Needs(classes=frozenset({prompt_id})), is_admitted=is_admitted
-        )  # each in a line of its own
+        needs = ANYWHERE if pinned is None else Needs(pinned=BackendId(pinned))
+        live = LiveJob(job, needs=needs, is_admitted=is_admitted)
         self.board.add(live)
-        self.known[prompt_id] = Known(live, float(number), client, state, backend, is_admitted=is_admitted)
+        self.known[prompt_id] = Known(
+            live, float(number), client, state, backend, pinned=pinned, is_admitted=is_admitted
+        )
         if waits:
             self._queue(prompt_id)
         return prompt_id
@@ -113,8 +127,9 @@ class BoardMachine(RuleBasedStateMachine):
         if self._is_here(prompt_id) and self.known[prompt_id].state is JobState.QUEUED:
             known = self.known[prompt_id]
             self.board.queue(known.live)
+            if not known.is_waiting:
+                known.queued = self._tick()
             known.is_waiting, known.is_judged = True, False
-            known.queued.append(self._tick())
 
     @rule(prompt_id=jobs)
     def unqueue(self, prompt_id: str) -> None:
@@ -122,30 +137,48 @@ class BoardMachine(RuleBasedStateMachine):
             self.board.unqueue(self.known[prompt_id].live)
             self.known[prompt_id].is_waiting = False
 
-    @rule(wanted=st.sets(st.integers(1, 12)), backend=st.sampled_from(NAMES))
-    def take(self, wanted: set[int], backend: str) -> None:
-        names = {f"p{number}" for number in wanted}
-        found = self.board.take(lambda live: BackendId(backend) if live.prompt_id in names else None, look=1000)
-        fitting = [known for known in self.known.values() if known.is_waiting and known.prompt_id in names]
+    @rule()
+    def take(self) -> None:
+        """Take a job out and bind it, as the dispatcher does."""
+        waiting = [known for known in self.known.values() if known.is_waiting]
+        room = {name: self._has_room(name) for name in NAMES}
+        fitting = [each for each in waiting if (room[each.pinned] if each.pinned else any(room.values()))]
+        found = self.board.take()
         if not fitting:
             assert found is None
             return
         assert found is not None
-        assert found[1] == backend
-        known = self.known[found[0].prompt_id]
+        live, backend, _ = found
+        known = self.known[live.prompt_id]
         assert known in fitting
-        assert known.number == min(each.number for each in fitting)
-        # Of one that was queued more than once nobody promises which time counts.
-        assert all(
-            known.queued[0] < each.queued[-1] for each in fitting if each.number == known.number and each is not known
-        )
-        known.is_waiting = False
+        assert room[backend]
+        assert known.pinned in (None, backend)
+        if known.pinned is None:
+            loads = {name: len(self._there(name)) for name in NAMES if room[name]}
+            assert loads[backend] == min(loads.values())
+        # Whose turn it is among clients is the scheduler's affair; of one client's jobs the first goes.
+        rivals = [each for each in fitting if each.client == known.client]
+        assert all((known.number, known.queued) <= (each.number, each.queued) for each in rivals)
+        self.board.move(live, JobState.DISPATCHING, backend=backend)
+        known.is_waiting, known.state, known.backend = False, JobState.DISPATCHING, backend
+        known.live.is_visitor = known.is_visitor = False
 
-    @rule()
-    def is_next(self) -> None:
-        waiting = [known.number for known in self.known.values() if known.is_waiting or known.is_judged]
-        for number in range(-2, 4):
-            assert self.board.is_next(number) is all(number < each for each in waiting)
+    def _there(self, name: str) -> set[str]:
+        """Return the jobs that take a slot of a backend."""
+        return {known.prompt_id for known in self.known.values() if known.backend == name and not known.is_visitor}
+
+    def _has_room(self, name: str) -> bool:
+        return len(self._there(name)) < ROOM
+
+    @rule(number=st.integers(-2, 3))
+    def who_is_judged_comes_first(self, number: int) -> None:
+        judged = [known.number for known in self.known.values() if known.is_judged]
+        assert self.board.is_anybody_before(number) is any(each < number for each in judged)
+
+    @rule(prompt_id=jobs)
+    def relist(self, prompt_id: str) -> None:
+        if self._is_here(prompt_id):
+            self.board.relist(self.known[prompt_id].live)
 
     @rule(prompt_id=jobs, backend=st.sampled_from(NAMES), is_visitor=st.booleans())
     def dispatch(self, prompt_id: str, backend: str, is_visitor: bool) -> None:
@@ -254,6 +287,16 @@ class BoardMachine(RuleBasedStateMachine):
                 assert self.board.find(backend.id, known.its_id or known.prompt_id) is expected
             running = self.board.running_on(backend.id)
             assert (None if running is None else running.prompt_id) == self.last_start.get(backend.id)
+
+    @invariant()
+    def the_scheduler_knows_who_is_where(self) -> None:
+        on = {state.id: set(state.flights) for state in self.placement.scheduler._fleet}
+        there = {BackendId(name): self._there(name) for name in NAMES}
+        assert {name: jobs for name, jobs in on.items() if jobs} == {name: jobs for name, jobs in there.items() if jobs}
+        at = {prompt_id: state.id for prompt_id, state in self.placement.scheduler._at.items()}
+        assert at == {prompt_id: name for name, jobs in there.items() for prompt_id in jobs}
+        for known in self.known.values():
+            assert (known.prompt_id in self.placement) is known.is_waiting
 
     @invariant()
     def running_is_known(self) -> None:

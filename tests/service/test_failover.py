@@ -82,11 +82,16 @@ async def test_a_backend_gets_a_job_again_only_when_it_is_rid_of_it(stage: Stage
     stage.failover.lose(live, "silence", may_run_on=True)
     assert await lay(stage)
     assert await lay(stage)  # it ends at its next step
-    assert [stage.placement.pick(live) is stage.backend(name) for name in "ab"] == [False, True]
+    await stage.has("b", "x")
+    await stage.has("b", "y")
+    assert stage.board.take() is None  # `a` has room
     stage.client("a").running.clear()
     assert not await lay(stage)
     assert live.ghosts == set()
     assert stage.client("a").called("interrupt") == ["p", "p"]
+    found = stage.board.take()
+    assert found is not None
+    assert found[:2] == (live, A)
 
 
 async def test_what_is_there_by_right_is_left_alone(stage: Stage) -> None:

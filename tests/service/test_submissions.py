@@ -368,12 +368,52 @@ async def test_one_that_started_while_it_was_judged_is_dispatched(stage: Stage) 
     assert "p" in stage.backend(judge).in_flight
 
 
-async def test_nobody_overtakes_those_who_wait(stage: Stage) -> None:
+async def test_those_who_wait_go_out_before_whoever_comes(stage: Stage) -> None:
     await stage.waits("first", number=1.0)
     receipt = await stage.submit(prompt_id="later", number=2)
-    assert stage.client(str(receipt.backend)).called("submit")[0]["number"] == BEHIND_ALL
-    receipt = await stage.submit(prompt_id="sooner", number=0)
-    assert stage.client(str(receipt.backend)).called("submit")[-1]["number"] == 0
+    await stage.quiet()
+    assert receipt.backend == "b"
+    assert [stage.client(name).called("submit")[0]["prompt_id"] for name in "ab"] == ["first", "later"]
+    assert stage.client("b").called("submit")[0]["number"] == 2
+    assert [stage.live(prompt_id).job.attempts for prompt_id in ("first", "later")] == [1, 1]
+
+
+async def test_nobody_takes_the_last_place_of_those_who_wait() -> None:
+    async with Stage("a", max_concurrent=1) as stage:
+        await stage.waits("first", number=1.0)
+        await stage.submit(prompt_id="later", number=2)
+        await stage.quiet()
+        numbers = {each["prompt_id"]: each["number"] for each in stage.client("a").called("submit")}
+        assert numbers == {"first": 1, "later": BEHIND_ALL}
+        assert (stage.live("first").job.state, stage.live("later").job.state) == (JobState.ACCEPTED, JobState.QUEUED)
+
+
+async def test_a_smaller_number_goes_before_those_of_its_client_that_wait() -> None:
+    async with Stage("a", max_concurrent=1) as stage:
+        await stage.waits("first", number=1.0)
+        receipt = await stage.submit(prompt_id="sooner", number=0)
+        await stage.quiet()
+        assert (receipt.backend, stage.client("a").called("submit")[0]["number"]) == ("a", 0)
+        assert (stage.live("sooner").job.backend, stage.board.waiting_count) == ("a", 1)
+        assert "first" in stage.placement
+
+
+async def test_nobody_overtakes_one_that_is_being_judged() -> None:
+    async with Stage("a", max_concurrent=1) as stage:
+        await stage.has("a", "x", runs=True)
+        stage.client("a").gates["delete"] = asyncio.Event()
+        await stage.submit(prompt_id="first", number=1)
+        stage.ends("a", "x")
+        stage.says("a", "executing", node=None, prompt_id="x")
+        await stage.quiet()
+        later = asyncio.create_task(stage.submit(prompt_id="later", number=2))
+        await stage.quiet()
+        assert stage.client("a").called("submit")[1]["number"] == BEHIND_ALL
+        stage.client("a").gates["delete"].set()
+        assert (await later).status == 200
+        stage.dispatch()
+        await stage.quiet()
+        assert (stage.live("first").job.backend, stage.live("later").job.backend) == ("a", None)
 
 
 # Stopping
