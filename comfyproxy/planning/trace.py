@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import msgspec
 
 from comfyproxy.core.errors import ComfyproxyError
+from comfyproxy.core.words import nearest
 from comfyproxy.settings.kinds import convert, kinds
-from comfyproxy.settings.problems import Problem, nearest
+from comfyproxy.settings.problems import Problem
 from comfyproxy.settings.rules import Range
 
 

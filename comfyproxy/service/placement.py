@@ -6,6 +6,7 @@ from itertools import islice
 
 from comfyproxy.core.jobs import BackendId, Payload
 from comfyproxy.core.needs import ANYWHERE, Needs, NeedsPool, read
+from comfyproxy.core.options import Options
 from comfyproxy.core.scheduling.scheduler import Scheduler
 from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Outlook, Request
 from comfyproxy.service.fleet import Backend, Fleet
@@ -128,10 +129,21 @@ class Placement:
         self._listen()
         return self.scheduler.would_go_to(self._request(live), self._now())
 
-    def describe(self, live: LiveJob, payload: Payload) -> None:
-        """Note what a job needs and of which kind it is, as far as the fleet's catalogs are known."""
-        reading = read(payload.graph, self._fleet.combos, pinned=live.job.pinned, share=self._pool.share)
-        live.needs, live.kind = reading.needs, reading.kind
+    def describe(self, live: LiveJob, payload: Payload, options: Options) -> None:
+        """Note what a job needs, how urgent and of which kind it is, as far as the fleet's catalogs are known."""
+        reading = read(
+            payload.graph,
+            self._fleet.combos,
+            capabilities=options.capabilities,
+            pinned=live.job.pinned,
+            share=self._pool.share,
+        )
+        live.needs, live.kind, live.priority = reading.needs, reading.kind, options.priority
+
+    def left(self, backend: Backend) -> None:
+        """Forget a backend; none of our jobs is there any more."""
+        self._epochs.pop(backend.id, None)
+        self.scheduler.remove_backend(backend.id)
 
     def _in_turn(self, names: Collection[BackendId] | None) -> Iterator[Backend]:
         """Yield the ready backends of some names (None: of all), each time from another one on."""
@@ -176,13 +188,13 @@ class Placement:
             epoch = self._epochs.get(backend.id)
             if backend.takes_other_jobs:
                 backend.takes_other_jobs = False
-                metadata = backend.settings.metadata
+                preference = backend.settings.preference
                 self.scheduler.set_backend(
                     BackendSpec(
                         backend=backend.id,
                         max_concurrent=backend.settings.max_concurrent,
-                        weight=metadata.get("weight"),
-                        priority=metadata.get("priority"),
+                        weight=preference.weight,
+                        priority=preference.priority,
                         can=backend.offer.can,
                     )
                 )

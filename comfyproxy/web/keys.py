@@ -15,6 +15,7 @@ from comfyproxy.service.keeping import Keeper
 from comfyproxy.service.logs import LogSubscriptions
 from comfyproxy.service.mirroring import Mirror
 from comfyproxy.service.queries import Queries
+from comfyproxy.service.reloading import Reloads
 from comfyproxy.web.seams import Board, Control, Submissions
 
 FLEET = web.AppKey("fleet", Fleet)
@@ -31,6 +32,7 @@ LOGS = web.AppKey("logs", LogSubscriptions)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions")
 MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)  # of POST /prompt
 BOARD: web.AppKey[Board] = web.AppKey("board")
+RELOADS = web.AppKey("reloads", Reloads)
 CANCEL_ROUTES_ENABLED: web.AppKey[Callable[[], bool]] = web.AppKey("cancel_routes_enabled")
 WALL_CLOCK: web.AppKey[Callable[[], float]] = web.AppKey("wall_clock")  # seconds since the epoch
 METRICS = web.AppKey("metrics", Metrics)
