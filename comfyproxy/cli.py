@@ -199,7 +199,7 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
         help=f"made-up jobs in place of a trace ({plan.DEFAULT_WORKLOAD})",
     )
     jobs.add_argument(
-        "--from-store", type=Path, metavar="DIR", help="the jobs that a proxy with this --data-dir has run"
+        "--from-store", type=Path, metavar="DIR", help="the jobs that a proxy with this data directory has run"
     )
     one.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the workload; another one, other jobs (%(default)s)"
