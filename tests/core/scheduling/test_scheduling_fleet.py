@@ -1,6 +1,7 @@
 """The backends: who has room, in which order, who can run what, and what is in their memory."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from scheduling_support import models, only
@@ -20,15 +21,15 @@ NOBODY: frozenset[BackendId] = frozenset()
 class Fleet:
     """A fleet's state, and short words for it."""
 
-    def __init__(self, names: str = "", **spec: object) -> None:
+    def __init__(self, names: str = "", **spec: Any) -> None:
         self.durations = Durations()
         self.state = FleetState(self.durations)
         self.state.sort_by(LeastLoaded())
         for name in names:
             self.add(name, **spec)
 
-    def add(self, name: str, *, is_ready: bool = True, **spec: object) -> None:
-        self.state.set_backend(BackendSpec(backend=BackendId(name), **spec))  # type: ignore[arg-type]
+    def add(self, name: str, *, is_ready: bool = True, **spec: Any) -> None:
+        self.state.set_backend(BackendSpec(backend=BackendId(name), **spec))
         if self[name].is_ready != is_ready:
             self.state.set_ready(self[name], is_ready)
 
