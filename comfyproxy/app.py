@@ -120,7 +120,7 @@ async def _start(parts: Parts, tasks: Tasks, runner: web.AppRunner, on_listening
     await parts.files.open()
     await parts.keeper.open()
     await parts.drains.restore()
-    await recover(parts.board, parts.store, parts.fleet, parts.dispatcher, parts.reconciler)
+    await recover(parts.board, parts.store, parts.fleet, parts.placement, parts.dispatcher, parts.reconciler)
     tasks.loop(parts.awake.run(), name="awake clock")
     tasks.loop(parts.dispatcher.run(), name="dispatcher")
     tasks.loop(parts.prober.run(), name="prober")

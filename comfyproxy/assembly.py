@@ -70,6 +70,7 @@ class Parts:
     metrics: Metrics
     fleet: Fleet
     board: Board
+    placement: Placement
     hub: ClientHub
     announcer: Announcer
     files: Files
@@ -217,6 +218,7 @@ def assemble(
         metrics=metrics,
         fleet=fleet,
         board=board,
+        placement=placement,
         hub=hub,
         announcer=announcer,
         files=files,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from comfyproxy import __version__
-from comfyproxy.commands import check, demo, serve
+from comfyproxy.commands import check, demo, plan, serve
+from comfyproxy.planning import fleet, strategies, workloads
 from comfyproxy.settings.loading import CONFIG
 from comfyproxy.settings.problems import nearest
 from comfyproxy.simulator import command as simulate
@@ -35,6 +36,28 @@ command line, which `serve` puts before the file, are not looked at."""
 _SIMULATE = """examples:
   comfyproxy simulate --port 8189 --checkpoints v1-5-pruned-emaonly-fp16.safetensors
   comfyproxy simulate --port 8190 --version 0.3.64 --speed 10"""
+
+_PLAN = f"""examples:
+  comfyproxy plan
+  comfyproxy plan --workload batch-many --fleet equal --svg plan.svg
+  comfyproxy plan --fleet fleet.yaml --trace trace.jsonl --strategy model_affinity --strategy least_loaded
+  comfyproxy plan --from-store data --export-trace trace.jsonl --export-fleet fleet.yaml
+
+workloads: one of {", ".join(dict.fromkeys(name.partition("-")[0] for name in workloads.NAMES))},
+  each with the models -one, -few or -many
+
+fleet.yaml:
+  backends:
+    - {{name: gpu-a, speed: 2.0}}             # runs a job in half its run_s
+    - {{name: gpu-b, load_speed: 0.5, max_concurrent: 1, weight: 1, priority: 2, models: [sdxl.safetensors]}}
+  models:
+    sdxl.safetensors: {{load_s: 14}}          # seconds at load_speed 1; those that are not named take 20
+
+trace.jsonl, a line for each job:
+  {{"at_s": 0.5, "client": "anna", "model": "sdxl.safetensors", "kind": "portrait", "run_s": 8.1, "priority": 0}}
+
+All is simulated, with the scheduler that the proxy uses; the same arguments give the same figures. A store is only
+read, also that of a running proxy. The exit code is 0, or 1 if a file cannot be used."""
 
 _DEMO = """example:
   comfyproxy demo --port 9000
@@ -129,6 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=simulate.run, parser=one)
 
     one = commands.add_parser(
+        "plan",
+        help="compare the strategies on a fleet and its jobs, in simulated time",
+        description="Tell what each strategy would do with a fleet and its jobs, beside what no schedule can beat.",
+        epilog=_PLAN,
+    )
+    _add_plan(one)
+    one.set_defaults(run=plan.run, parser=one)
+
+    one = commands.add_parser(
         "demo",
         help="show the proxy in front of three simulated servers",
         description="Run the proxy in front of three simulated ComfyUI servers, and send one prompt through it.",
@@ -147,6 +179,58 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(run=demo.run, parser=one)
     return parser
+
+
+def _add_plan(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--fleet",
+        metavar="FLEET",
+        help=f"YAML file with the backends, or {' or '.join(fleet.BUILT_IN)} ({plan.DEFAULT_FLEET}; with --from-store: "
+        "as recorded)",
+    )
+    jobs = one.add_mutually_exclusive_group()
+    jobs.add_argument("--trace", type=Path, metavar="FILE", help="the jobs, as JSON lines")
+    jobs.add_argument(
+        "--workload",
+        type=_workload,
+        default=plan.DEFAULT_WORKLOAD,
+        metavar="NAME",
+        help=f"made-up jobs in place of a trace ({plan.DEFAULT_WORKLOAD})",
+    )
+    jobs.add_argument(
+        "--from-store", type=Path, metavar="DIR", help="the jobs that a proxy with this --data-dir has run"
+    )
+    one.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of the workload; another one, other jobs (%(default)s)"
+    )
+    one.add_argument(
+        "--strategy",
+        action="append",
+        default=[],
+        choices=strategies.NAMES,
+        metavar="NAME",
+        help=f"give it once for each (all: {', '.join(strategies.NAMES)})",
+    )
+    one.add_argument("--svg", type=Path, metavar="FILE", help="draw what each backend does, and when")
+    one.add_argument("--json", action="store_true", help="print the figures as JSON")
+    one.add_argument("--export-trace", type=Path, metavar="FILE", help="write the jobs as a trace")
+    one.add_argument("--export-fleet", type=Path, metavar="FILE", help="write the fleet and its models as YAML")
+    one.add_argument(
+        "--client-ids",
+        action="store_true",
+        help="with --from-store, name clients by their ids and not as client-1, client-2",
+    )
+
+
+def _workload(text: str) -> tuple[str, str | None]:
+    """Return the name of a workload, and of the fleet that may stand behind it: `batch-many-equal`."""
+    for name in workloads.NAMES:
+        for of_fleet in (None, *fleet.BUILT_IN):
+            if text == (name if of_fleet is None else f"{name}-{of_fleet}"):
+                return name, of_fleet
+    near = nearest(text, workloads.NAMES)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(workloads.NAMES)}"
+    raise argparse.ArgumentTypeError(f"there is no workload {text}; {hint}")
 
 
 def _config() -> Path | None:

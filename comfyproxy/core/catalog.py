@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
-T = TypeVar("T")
+from comfyproxy.core.choices import GROUPS, Choices, lists_of
 
 _decoder = json.JSONDecoder()
 _space = re.compile(r"[ \t\n\r]*")
@@ -19,6 +20,33 @@ class Definition:
     """One node class as a backend describes it."""
 
     json: bytes
+    choices: Mapping[str, Choices] = field(default_factory=dict, repr=False)  # by list input
+
+
+class Shared:
+    """What many catalogs have in common, once for as long as one of them has it.
+
+    A thousand equal backends describe each class alike, and a hundred loaders of one backend offer the same files.
+    """
+
+    def __init__(self) -> None:
+        self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
+        self._choices: WeakValueDictionary[frozenset[str], Choices] = WeakValueDictionary()
+
+    def definition(self, json: bytes, inputs: Mapping[str, Any], uploads: frozenset[str]) -> Definition:
+        """Return what is kept of a class; `inputs`, from its JSON, are looked into only where it is new."""
+        known = self._definitions.get(json)
+        if known is None:
+            choices = {name: self._offered(values) for name, values in lists_of(inputs, uploads=uploads)}
+            known = self._definitions[json] = Definition(json, choices)
+        return known
+
+    def _offered(self, values: frozenset[str]) -> Choices:
+        known = self._choices.get(values)
+        if known is None:
+            known = Choices.of(values)
+            self._choices[known.values] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -34,15 +62,21 @@ class Catalog:
         """Return those of `classes` that this backend lacks."""
         return frozenset(classes) - self.classes
 
+    def choices(self, node_class: str, input_name: str) -> Choices | None:
+        """Return what an input offers; None where it is no list here, so that anything may be put into it."""
+        definition = self.definitions.get(node_class)
+        return definition.choices.get(input_name) if definition is not None else None
 
-def parse(object_info: bytes, *, share: Callable[[bytes], Definition] = Definition) -> Catalog:
+
+def parse(object_info: bytes, *, shared: Shared | None = None) -> Catalog:
     """Read an `/object_info` answer.
 
     Args:
-        share: returns what is kept of a class's JSON; most of them are the same on every backend.
+        shared: where what other catalogs have, too, is kept.
 
     Raises msgspec.MsgspecError if it is no such answer.
     """
+    shared = Shared() if shared is None else shared
     definitions: dict[str, Definition] = {}
     output_classes: set[str] = set()
     upload_inputs: set[tuple[str, str]] = set()
@@ -51,10 +85,11 @@ def parse(object_info: bytes, *, share: Callable[[bytes], Definition] = Definiti
             inputs = info.get("input", {}) if isinstance(info, dict) else None
             if not isinstance(inputs, dict):
                 raise msgspec.ValidationError(f"{name!r} is described by what is no node class")
-            definitions[name] = share(raw.encode())
+            uploads = frozenset(_upload_inputs(inputs))
+            definitions[name] = shared.definition(raw.encode(), inputs, uploads)
             if info.get("output_node") is True:
                 output_classes.add(name)
-            upload_inputs.update((name, input_name) for input_name in _upload_inputs(inputs))
+            upload_inputs.update((name, input_name) for input_name in uploads)
     except (UnicodeError, json.JSONDecodeError, RecursionError) as exc:
         raise msgspec.DecodeError(str(exc)) from exc
     return Catalog(frozenset(definitions), frozenset(output_classes), frozenset(upload_inputs), definitions)
@@ -97,7 +132,7 @@ def _skip(text: str, place: int) -> int:
 
 def _upload_inputs(inputs: dict[str, Any]) -> Iterable[str]:
     """Yield the inputs declared with `image_upload`, `video_upload` and the like."""
-    for group in ("required", "optional"):
+    for group in GROUPS:
         declared = inputs.get(group)
         if not isinstance(declared, dict):
             continue

@@ -1,10 +1,11 @@
 """One definition of a node class out of several: the first one's, with the choices that the others have beyond it.
 
 A client may choose any model of the fleet; which backend has it is the proxy's affair. All else (types, defaults,
-tooltips, inputs that only another version has) is the first one's alone, so that it fits together.
+tooltips, inputs that only another version has) is the first one's alone, so that it fits together. A model that two
+backends spell differently (`core/model_names.py`) is one choice, in the spelling of the first.
 
-Choices stand in `/object_info` in two forms, `[["a", "b"], {...}]` and `["COMBO", {"options": ["a", "b"], ...}]`, and
-dynamic inputs hold further inputs. Source: ComfyUI 0.25.0, `comfy_api/latest/_io.py`.
+Choices stand in `/object_info` in two forms (`core/choices.py`), and dynamic inputs hold further inputs. Source:
+ComfyUI 0.25.0, `comfy_api/latest/_io.py`.
 """
 
 import json
@@ -12,9 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from comfyproxy.core import rawjson
-
-_GROUPS = ("required", "optional")
-_COMBO = "COMBO"
+from comfyproxy.core.choices import COMBO, GROUPS
+from comfyproxy.core.model_names import canonical
 
 
 def merge_definitions(variants: Sequence[bytes]) -> bytes:
@@ -31,8 +31,8 @@ def merge_definitions(variants: Sequence[bytes]) -> bytes:
 
 
 def key_of(value: Any) -> Any:
-    """Return what tells values apart as JSON does: 1 is neither true nor 1.0."""
-    return value if isinstance(value, str) else (type(value).__name__, json.dumps(value, sort_keys=True))
+    """Return what tells values apart as JSON does: 1 is neither true nor 1.0. But a model is one in all spellings."""
+    return canonical(value) if isinstance(value, str) else (type(value).__name__, json.dumps(value, sort_keys=True))
 
 
 def _definition(first: Any, others: Sequence[Any]) -> Any:
@@ -51,7 +51,7 @@ def _inputs(first: Any, others: Sequence[Any]) -> Any:
     if not isinstance(first, dict):
         return first
     merged = dict(first)
-    for group in _GROUPS:
+    for group in GROUPS:
         if isinstance(first.get(group), dict):
             merged[group] = {
                 name: _input(declared, [found for other in others for found in _declared(other, name)])
@@ -72,7 +72,7 @@ def _input(first: Any, others: Sequence[Any]) -> Any:
     merged = dict(options)
     alike = [found for other in others if _kind(other) == kind and (found := _options(other)) is not None]
     if isinstance(options.get("options"), list):
-        if kind == _COMBO:
+        if kind == COMBO:
             merged["options"] = _choices(options["options"], [choices for other in others for choices in _plain(other)])
         else:
             merged["options"] = _choices(options["options"], [o for o in _members(alike, "options") if _is_list(o)])
@@ -121,7 +121,7 @@ def _outputs(first: list[Any], others: Sequence[Any]) -> list[Any]:
 
 
 def _declared(inputs: Any, name: str) -> Iterable[Any]:
-    for group in _GROUPS:
+    for group in GROUPS:
         declared = inputs.get(group) if isinstance(inputs, dict) else None
         if isinstance(declared, dict) and name in declared:
             yield declared[name]
@@ -133,7 +133,7 @@ def _plain(declared: Any) -> Iterable[list[Any]]:
     kind, options = _kind(declared), _options(declared)
     if isinstance(kind, list):
         yield kind
-    elif kind == _COMBO and options is not None and isinstance(options.get("options"), list):
+    elif kind == COMBO and options is not None and isinstance(options.get("options"), list):
         yield options["options"]
 
 

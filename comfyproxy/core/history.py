@@ -4,12 +4,14 @@ An entry is `{prompt: [number, prompt_id, graph, extra_data, outputs], outputs, 
 long; what need not change stays the bytes it came as. Source: ComfyUI 0.25.0, `execution.py` (`task_done`), `main.py`.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from comfyproxy.core import rawjson
 from comfyproxy.core.jobs import Job, JobState, Payload
 from comfyproxy.core.outputs import prefix_outputs
 from comfyproxy.core.prompts import SECRET_KEYS
+from comfyproxy.core.spelling import unspelled
 
 # What the proxy itself puts into a prompt's extra_data is nobody else's business.
 OWN_PREFIX = "comfyproxy"
@@ -41,24 +43,40 @@ class Outcome(NamedTuple):
         return f"{kind}: {text}" if kind else text
 
 
-def build_entry(raw: bytes, *, job: Job, payload: Payload, client_graph: bool, backend_prefix: str | None) -> bytes:
+def build_entry(
+    raw: bytes,
+    *,
+    job: Job,
+    payload: Payload,
+    client_graph: bool,
+    spellings: Mapping[str, str],
+    backend_prefix: str | None,
+) -> bytes:
     """Make a backend's history entry the proxy's.
 
     Args:
         raw: the value under the prompt id in the backend's `/history/{id}`.
         client_graph: show the client's own graph, because the dispatched one had other file names in it. Else the
             backend's is kept: ComfyUI converts inputs in place, and history shows them converted.
+        spellings: of models, the client's -> the backend's; an error shows the client's.
         backend_prefix: goes in front of the outputs' subfolders; None where outputs keep their names.
 
     Raises ValueError if `raw` is not an entry, or nested too deeply to be changed.
     """
     try:
-        return _build_entry(raw, job, payload, client_graph, backend_prefix)
+        return _build_entry(raw, job, payload, client_graph, spellings, backend_prefix)
     except RecursionError as exc:
         raise ValueError("the entry is nested too deeply") from exc
 
 
-def _build_entry(raw: bytes, job: Job, payload: Payload, client_graph: bool, backend_prefix: str | None) -> bytes:
+def _build_entry(
+    raw: bytes,
+    job: Job,
+    payload: Payload,
+    client_graph: bool,
+    spellings: Mapping[str, str],
+    backend_prefix: str | None,
+) -> bytes:
     entry = rawjson.members(raw)
     prompt = rawjson.items(entry.get("prompt", b"null"))
     if len(prompt) < 5:
@@ -69,6 +87,8 @@ def _build_entry(raw: bytes, job: Job, payload: Payload, client_graph: bool, bac
     entry["prompt"] = rawjson.array(head)
     if "status" in entry and rawjson.decode(prompt[1]) != job.prompt_id:
         entry["status"] = _translate(entry["status"], job.prompt_id)
+    if spellings and "status" in entry:
+        entry["status"] = unspelled(entry["status"], spellings)
     if backend_prefix is not None and "outputs" in entry:
         outputs = rawjson.decode(entry["outputs"])
         prefixed = prefix_outputs(outputs, backend_prefix)

@@ -40,7 +40,10 @@ def unite_names(answers: Sequence[bytes]) -> bytes:
 
     def unite(first: list[Any], others: Sequence[list[Any]]) -> list[Any]:
         known = {key_of(item) for item in first}
-        beyond = {key: item for items in others for item in items if (key := key_of(item)) not in known}
+        beyond: dict[Any, Any] = {}
+        for item in (item for items in others for item in items):
+            if (key := key_of(item)) not in known:
+                beyond.setdefault(key, item)
         return first + list(beyond.values())
 
     return _united(answers, unite)
@@ -96,7 +99,7 @@ def listed(answer: bytes) -> Iterator[tuple[str, int]]:
     """Yield the name and the `pathIndex` of each model of a list; 0 for one that is a mere name."""
     items = _decoded(answer)
     for item in items if isinstance(items, list) else ():
-        name = _name_of(item)
+        name = item.get("name") if isinstance(item, dict) else item
         if isinstance(name, str):
             index = item.get("pathIndex") if isinstance(item, dict) else 0
             yield name, index if isinstance(index, int) else 0
@@ -122,8 +125,9 @@ def _with_folders(known: Any, other: Any) -> Any:
 
 
 def _name_of(item: Any) -> Any:
+    """Return what tells items with a name apart."""
     name = item.get("name") if isinstance(item, dict) else item
-    return name if isinstance(name, str) else key_of(item)
+    return key_of(name) if isinstance(name, str) else key_of(item)
 
 
 def _decoded(answer: bytes) -> Any:

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from comfyproxy.core import catalog, merging
-from comfyproxy.core.catalog import Catalog, Definition
+from comfyproxy.core.catalog import Catalog
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Pool:
     def __init__(self) -> None:
         self._listings: WeakValueDictionary[bytes, Listing] = WeakValueDictionary()
         self._catalogs: WeakValueDictionary[bytes, Catalog] = WeakValueDictionary()
-        self._definitions: WeakValueDictionary[bytes, Definition] = WeakValueDictionary()
+        self._shared = catalog.Shared()
 
     def listing(self, body: bytes) -> Listing:
         """Return an answer to keep."""
@@ -61,13 +61,7 @@ class Pool:
         digest = hashlib.blake2b(object_info, digest_size=16).digest()
         known = self._catalogs.get(digest)
         if known is None:
-            known = self._catalogs[digest] = catalog.parse(object_info, share=self._definition)
-        return known
-
-    def _definition(self, json: bytes) -> Definition:
-        known = self._definitions.get(json)
-        if known is None:
-            known = self._definitions[json] = Definition(json)
+            known = self._catalogs[digest] = catalog.parse(object_info, shared=self._shared)
         return known
 
 

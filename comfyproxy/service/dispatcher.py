@@ -75,7 +75,7 @@ class Dispatcher:
             live, backend_id, why = found
             if (backend := self._fleet.get(backend_id)) is None:
                 raise LookupError(backend_id)
-            log.debug("prompt %s goes to %s: %s", live.prompt_id, backend_id, why)
+            live.why = why
             self._board.move(live, JobState.DISPATCHING, backend=backend_id)
             if not live.is_claimed:
                 live.depart()
@@ -143,7 +143,10 @@ class Dispatcher:
         self._board.admit(live)
         if not live.is_visitor:
             self._board.count_run(live)
-        log.info("prompt %s is %s %s", live.prompt_id, "judged by" if live.is_visitor else "on", backend.id)
+        if live.is_visitor:
+            log.info("prompt %s is judged by %s, and waits for its turn", live.prompt_id, backend.id)
+        else:
+            log.info("prompt %s is on %s: %s", live.prompt_id, backend.id, live.why or "it was there already")
         self.on_accepted(backend, live)
         await self._write(live)
         if live.is_visitor:

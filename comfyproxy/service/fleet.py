@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from comfyproxy.core import health as health_rules
 from comfyproxy.core.catalog import Catalog
+from comfyproxy.core.combos import Combos
 from comfyproxy.core.errors import ConnectionRefused, NoBackend, UpstreamError
 from comfyproxy.core.health import Health
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.needs import Needs
+from comfyproxy.core.offers import Offer
 
 if TYPE_CHECKING:
     from comfyproxy.service.ports import BackendApi, Link, Observer
@@ -51,6 +52,7 @@ class Backend:
     features: dict[str, Any] = field(default_factory=dict)
     catalog: Catalog | None = None
     takes_other_jobs: bool = True  # what it can run has changed, and the scheduler has not been told
+    _offer: "tuple[Offer, NodeSettings] | None" = field(default=None, init=False, repr=False)
     on_touched: "Callable[[Backend], None] | None" = field(default=None, repr=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -66,6 +68,13 @@ class Backend:
         watcher = getattr(self, "on_touched", None)  # not yet there while it is being built
         if watcher is not None:
             watcher(self)
+
+    @property
+    def offer(self) -> Offer:
+        """What it has for jobs: the same object until it says or is configured to have something else."""
+        if self._offer is None or self._offer[0].catalog is not self.catalog or self._offer[1] is not self.settings:
+            self._offer = Offer(self.id, frozenset(self.settings.capabilities), self.catalog), self.settings
+        return self._offer[0]
 
     @property
     def is_ready(self) -> bool:
@@ -120,14 +129,6 @@ class Backend:
             parts.append(int(digits or 0))
         return tuple(parts) >= wanted
 
-    def can(self, needs: Needs) -> bool:
-        """Whether it has what a job needs, as far as is known."""
-        return self.catalog is None or not self.catalog.missing(needs.classes)
-
-    def missing(self, needs: Needs) -> list[str]:
-        """Return what it lacks of what a job needs, for people."""
-        return [] if self.catalog is None else sorted(self.catalog.missing(needs.classes))
-
 
 class Fleet:
     """All configured backends.
@@ -155,6 +156,9 @@ class Fleet:
         self._home: Backend | None = None
         self.prefixes = prefix_outputs and len(backends) > 1
         self.names = frozenset(str(name) for name in self._backends)
+        self.combos = Combos()
+        for backend in backends:
+            self.note_catalog(backend, backend.catalog)
         self.on_restored: Callable[[Backend], None] = lambda backend: None
         self.on_ejected: Callable[[Backend], None] = lambda backend: None
         self.on_suspicion: Callable[[Backend], None] = lambda backend: None
@@ -199,6 +203,11 @@ class Fleet:
     def describe_absence(self) -> str:
         """Say of every backend why it is not ready, for people."""
         return "; ".join(f"{b.id}: {b.last_error or b.state}" for b in self if not b.is_ready)
+
+    def note_catalog(self, backend: Backend, catalog: Catalog | None) -> None:
+        """Record what a backend can run; None where that is not known any more, or where it is gone."""
+        self.combos.note(backend.id, catalog)
+        backend.catalog = catalog
 
     def note_alive(self, backend: Backend) -> None:
         """Record a sign of life: an answer, or a message on the link."""

@@ -17,6 +17,7 @@ class LiveJob:
     needs: Needs | None = None  # what a backend must have for it; None where nobody has looked
     kind: str = ""  # of workflow: those of one kind take about the same time
     priority: int = 0
+    why: str = ""  # it goes where it goes, for people
     is_claimed: bool = False  # whoever takes it in sends it, once the scheduler says where to
     is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue
     is_running: bool = False
@@ -31,6 +32,9 @@ class LiveJob:
     was_moved_for_memory: bool = False  # it ran out of memory once, and got another backend for that
     refused: dict[BackendId, str] = field(default_factory=dict)  # said no to it, and in which words
     client_graph: bool = False  # the dispatched graph was rewritten: history shows the client's own
+    # The client's spellings of models -> those of the backend that has the job. Not stored: a job that was sent before
+    # a restart of the proxy shows the backend's, just as its history shows the graph that was sent.
+    spellings: Mapping[str, str] = field(default_factory=dict)
     is_settling: bool = False
     is_visitor: bool = False  # on its backend only to be judged; takes no slot
     is_counted: bool = False  # the run that its backend has taken on is among the job's attempts

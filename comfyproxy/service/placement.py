@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
-from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.needs import ANYWHERE, Needs
+from comfyproxy.core.jobs import BackendId, Payload
+from comfyproxy.core.needs import ANYWHERE, Needs, NeedsPool, read
 from comfyproxy.core.scheduling.scheduler import Scheduler
 from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Request
 from comfyproxy.service.fleet import Backend, Fleet
@@ -26,6 +26,7 @@ class Placement:
     def __init__(self, fleet: Fleet, scheduler: Scheduler, *, now: Callable[[], float]) -> None:
         self._fleet, self._now = fleet, now
         self.scheduler = scheduler
+        self._pool = NeedsPool()
         self._epochs: dict[BackendId, int] = {}
         self._turn = 0
 
@@ -87,8 +88,7 @@ class Placement:
         """Whether some backend is ready that can run the job, with room or not."""
         needs, excluded = _needs(live), self._excluded(live)
         return any(
-            backend.is_ready and backend.id not in excluded and _is_its_choice(backend, needs) and backend.can(needs)
-            for backend in self._fleet
+            backend.is_ready and backend.id not in excluded and backend.offer.can(needs) for backend in self._fleet
         )
 
     def is_refused_everywhere(self, live: LiveJob) -> bool:
@@ -113,7 +113,12 @@ class Placement:
 
     def missing(self, needs: Needs) -> dict[BackendId, list[str]]:
         """Return what each backend lacks of what a job needs, for people."""
-        return {backend.id: backend.missing(needs) for backend in self._fleet}
+        return {backend.id: [str(each) for each in backend.offer.missing(needs)] for backend in self._fleet}
+
+    def describe(self, live: LiveJob, payload: Payload) -> None:
+        """Note what a job needs and of which kind it is, as far as the fleet's catalogs are known."""
+        reading = read(payload.graph, self._fleet.combos, pinned=live.job.pinned, share=self._pool.share)
+        live.needs, live.kind = reading.needs, reading.kind
 
     def _in_turn(self, names: Collection[BackendId] | None) -> Iterator[Backend]:
         """Yield the ready backends of some names (None: of all), each time from another one on."""
@@ -147,7 +152,7 @@ class Placement:
         excluded = live.unreachable.union(live.refused, live.ghosts)
         if live.is_admitted and (live.unreachable or live.ghosts):
             needs = _needs(live)
-            able = {each.id for each in self._fleet if each.id not in live.refused and each.can(needs)}
+            able = {each.id for each in self._fleet if each.id not in live.refused and each.offer.can(needs)}
             if able and able <= excluded:
                 return frozenset(each.id for each in self._fleet)
         return excluded
@@ -165,7 +170,7 @@ class Placement:
                         max_concurrent=backend.settings.max_concurrent,
                         weight=metadata.get("weight"),
                         priority=metadata.get("priority"),
-                        can=backend.can,
+                        can=backend.offer.can,
                     )
                 )
             if epoch != backend.epoch:
@@ -180,7 +185,3 @@ def _needs(live: LiveJob) -> Needs:
     if live.needs is not None:
         return live.needs
     return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)
-
-
-def _is_its_choice(backend: Backend, needs: Needs) -> bool:
-    return needs.pinned is None or needs.pinned == backend.id

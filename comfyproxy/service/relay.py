@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from comfyproxy.core import frames, messages
+from comfyproxy.core import frames, messages, spelling
 from comfyproxy.core.jobs import BackendId, JobState
 from comfyproxy.core.messages import OUTCOMES, Message
 from comfyproxy.core.outputs import prefix_outputs
@@ -195,13 +195,19 @@ class Relay:
         self._streams.deliver_text(live.job.client_id, text, event=message.event, prompt_id=live.prompt_id)
 
     def _rewritten(self, live: LiveJob, message: Message) -> str:
-        """Return the message with the client's prompt id and the proxy's output names; mostly the bytes it came as."""
+        """Return the message in the client's words: mostly the bytes it came as.
+
+        Those are its prompt id, the proxy's names of outputs, and in an error the client's spelling of models.
+        """
         prompt_id = None
         if message.prompt_id is not None and message.prompt_id != live.prompt_id:
             prompt_id = live.prompt_id
         output = None
         if message.event == "executed" and self._fleet.prefixes and live.job.backend is not None:
             output = partial(prefix_outputs, backend=live.job.backend)
-        if prompt_id is None and output is None:
-            return message.raw
-        return messages.rewrite(message, prompt_id=prompt_id, output=output)
+        text = message.raw
+        if prompt_id is not None or output is not None:
+            text = messages.rewrite(message, prompt_id=prompt_id, output=output)
+        if live.spellings and message.event == "execution_error":
+            text = spelling.unspelled(text.encode(), live.spellings).decode()
+        return text

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from comfyproxy.core import prompts
+from comfyproxy.core import prompts, spelling
 from comfyproxy.core.errors import BadAnswer, ConnectionRefused, DeliveryUnknown, NotDelivered, UpstreamError
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.ghosts import Ghosts
@@ -41,6 +41,18 @@ class FoundThere:
     prompt_id: str | None = None
     node_errors: bytes = b"{}"
     accepted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _InClientsWords:
+    """A verdict with the models in it as the client has spelled them."""
+
+    status: int
+    body: bytes
+    content_type: str
+    prompt_id: str | None
+    node_errors: bytes
+    accepted: bool
 
 
 class Sender:
@@ -104,7 +116,7 @@ class Sender:
             backend.mints_ids = verdict.prompt_id != live.prompt_id
         self._fleet.note_alive(backend)
         self._observer.dispatched(backend.id, "accepted" if verdict.accepted else "refused")
-        return verdict
+        return _in_clients_words(verdict, live)
 
     async def find(self, live: LiveJob, backend: Backend) -> str | None:
         """Look until it is known whether a backend has a job; return the id that it has there, None if it has not.
@@ -152,8 +164,11 @@ class Sender:
     async def _body(self, live: LiveJob, backend: Backend, number: float) -> bytes:
         payload = await self._payloads.get(live.prompt_id)
         upload_inputs = backend.catalog.upload_inputs if backend.catalog is not None else frozenset[tuple[str, str]]()
-        graph = await self._files.prepare(live.prompt_id, payload.graph, backend, upload_inputs)
-        live.client_graph = graph is not None
+        prepared = await self._files.prepare(live.prompt_id, payload.graph, backend, upload_inputs)
+        graph, live.spellings = spelling.spelled(payload.graph if prepared is None else prepared, backend.catalog)
+        if live.spellings:
+            log.info("prompt %s: %d models spelled as %s does", live.prompt_id, len(live.spellings), backend.id)
+        live.client_graph = prepared is not None or bool(live.spellings)
         return prompts.build(
             payload,
             prompt_id=live.prompt_id,
@@ -166,6 +181,19 @@ class Sender:
     def _failed(self, live: LiveJob, backend: Backend, error: UpstreamError, outcome: str) -> None:
         log.warning("prompt %s to %s: %s: %s", live.prompt_id, backend.id, outcome, error)
         self._observer.dispatched(backend.id, outcome)
+
+
+def _in_clients_words(verdict: Verdict, live: LiveJob) -> Verdict:
+    if not live.spellings:
+        return verdict
+    return _InClientsWords(
+        status=verdict.status,
+        body=spelling.unspelled(verdict.body, live.spellings),
+        content_type=verdict.content_type,
+        prompt_id=verdict.prompt_id,
+        node_errors=spelling.unspelled(verdict.node_errors, live.spellings),
+        accepted=verdict.accepted,
+    )
 
 
 def _is_heard_of(live: LiveJob) -> bool:

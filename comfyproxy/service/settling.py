@@ -117,7 +117,12 @@ class Settler:
             error=found.message,
         )
         entry = history.build_entry(
-            raw, job=job, payload=payload, client_graph=live.client_graph, backend_prefix=prefix
+            raw,
+            job=job,
+            payload=payload,
+            client_graph=live.client_graph,
+            spellings=live.spellings,
+            backend_prefix=prefix,
         )
         return (
             job,

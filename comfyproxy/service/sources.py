@@ -228,7 +228,7 @@ class Sources:
         known.content, known.refusal = content, refusal
         if not is_error and known.asked_s == asked_s:  # else it may be another process by now
             known.answered_s = asked_s
-        _note(backend, path, content)
+        self._note(backend, path, content)
 
     async def _read(self, backend: Backend, path: str, answer: Answer) -> Content:
         read = self._pool.catalog if path == OBJECT_INFO else self._pool.listing
@@ -237,20 +237,19 @@ class Sources:
         except msgspec.MsgspecError as exc:
             raise BadAnswer(f"{backend.id}: GET {path}: not what ComfyUI answers ({exc})") from exc
 
-
-def _note(backend: Backend, path: str, content: Content | None) -> None:
-    """Let the rest of the proxy know what a backend said of itself."""
-    if path == OBJECT_INFO and isinstance(content, Catalog):
-        backend.catalog = content
-    elif path in (FEATURES, SYSTEM_STATS):
-        said = _object(content)
-        if path == FEATURES:
-            backend.features = said
-        else:
-            system = said.get("system")
-            version = system.get("comfyui_version") if isinstance(system, dict) else None
-            backend.version = version if isinstance(version, str) else None
-            backend.vram = _largest_vram(said.get("devices"))
+    def _note(self, backend: Backend, path: str, content: Content | None) -> None:
+        """Let the rest of the proxy know what a backend said of itself."""
+        if path == OBJECT_INFO and isinstance(content, Catalog):
+            self._fleet.note_catalog(backend, content)
+        elif path in (FEATURES, SYSTEM_STATS):
+            said = _object(content)
+            if path == FEATURES:
+                backend.features = said
+            else:
+                system = said.get("system")
+                version = system.get("comfyui_version") if isinstance(system, dict) else None
+                backend.version = version if isinstance(version, str) else None
+                backend.vram = _largest_vram(said.get("devices"))
 
 
 def _largest_vram(devices: object) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from comfyproxy.core import prompts, rawjson
-from comfyproxy.core.catalog import classes_of
 from comfyproxy.core.errors import (
     BackendUnavailable,
     BadRequest,
@@ -19,7 +18,6 @@ from comfyproxy.core.errors import (
     UpstreamFailed,
 )
 from comfyproxy.core.jobs import BackendId, Job, JobState
-from comfyproxy.core.needs import Needs
 from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL, Envelope
 from comfyproxy.service.board import Board
@@ -203,8 +201,8 @@ class Submissions:
             workflow_id=envelope.workflow_id,
             pinned=pinned,
         )
-        needs = Needs(classes=frozenset(classes_of(envelope.payload.graph).values()), pinned=pinned)
-        live = LiveJob(job, needs=needs, secrets=envelope.secrets)
+        live = LiveJob(job, secrets=envelope.secrets)
+        self._placement.describe(live, envelope.payload)
         self._board.payloads.remember(prompt_id, envelope.payload)
         self._board.add(live)
         async with live.transition():
@@ -268,7 +266,7 @@ class Submissions:
             if bound is None:
                 raise LookupError(live.job.backend)
             return bound
-        live.is_visitor = True
+        live.is_visitor, live.why = True, ""
         backend = self._placement.pick_validator(live)
         if backend is None:
             self._require_backend()

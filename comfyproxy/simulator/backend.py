@@ -110,7 +110,7 @@ class SimulatedBackend:
         base = self._base
         if base is None:
             base = self._base = Path(tempfile.mkdtemp(prefix="simulated-comfyui-"))
-        folders = Folders(base, self._profile)
+        folders = Folders(base, self._profile, windows=self.options.windows)
         web_root = self.options.frontend or write_page(
             folders.base / "web", f"Simulated ComfyUI: {self.options.name}", self._profile.version
         )

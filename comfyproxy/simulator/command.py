@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=_names, default=(), metavar="A,B", help="file names of the checkpoints it has (none)"
     )
     parser.add_argument(
+        "--windows", action="store_true", help="write the names of models with backslashes, as on Windows"
+    )
+    parser.add_argument(
         "--speed", type=_positive, default=defaults.speed, metavar="X", help="times faster than nominal (%(default)g)"
     )
     parser.add_argument(
@@ -71,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         base_dir=args.base_dir,
         name=args.name,
         checkpoints=args.checkpoints,
+        windows=args.windows,
         speed=args.speed,
         load_seconds=args.load_seconds,
         vram_models=args.vram_models,

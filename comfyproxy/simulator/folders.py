@@ -9,7 +9,7 @@ import shutil
 import struct
 import time
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from .profile import Profile
 
@@ -23,11 +23,15 @@ class OutsideError(Exception):
 
 
 class Folders:
-    """Input, output, temp, user and models under one base folder."""
+    """Input, output, temp, user and models under one base folder.
 
-    def __init__(self, base: Path, profile: Profile) -> None:
+    Args:
+        windows: whether the names of models have backslashes in front of them, and are found by either separator.
+    """
+
+    def __init__(self, base: Path, profile: Profile, *, windows: bool = False) -> None:
         self.base = base.absolute()
-        self._profile = profile
+        self._profile, self._windows = profile, windows
         self.input, self.output, self.temp = (self.base / name for name in ("input", "output", "temp"))
         self.user, self.models = self.base / "user", self.base / "models"
 
@@ -40,10 +44,10 @@ class Folders:
             for folder in self.model_folders(kind):
                 folder.mkdir(parents=True, exist_ok=True)
         for name in checkpoints:
-            path = self.models / "checkpoints" / name
+            path = self.models / "checkpoints" / self.local(name)
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(_placeholder(name))
+                path.write_bytes(_placeholder(self.local(name)))
 
     def of_type(self, kind: str | None) -> Path | None:
         """Return the folder that `type=` of a request names, or None."""
@@ -83,7 +87,8 @@ class Folders:
         for place in self.model_folders(kind):
             for path in place.rglob("*"):
                 if path.is_file() and (not folder.extensions or path.suffix.lower() in folder.extensions):
-                    found.add(path.relative_to(place).as_posix())
+                    relative = path.relative_to(place)
+                    found.add(str(PureWindowsPath(relative.as_posix())) if self._windows else relative.as_posix())
         return sorted(found)
 
     def model_path(self, kind: str, name: str) -> Path | None:
@@ -91,10 +96,14 @@ class Folders:
         if self._profile.model_folder(kind) is None:
             return None
         for place in self.model_folders(kind):
-            path = place / os.path.relpath(f"/{name}", "/")
+            path = place / os.path.relpath(f"/{self.local(name)}", "/")
             if path.is_file():
                 return path
         return None
+
+    def local(self, name: str) -> str:
+        """Return a model's name as this system's, on which we play Windows, writes it."""
+        return name.replace("\\", "/") if self._windows else name
 
     def save_place(self, prefix: str, root: Path, width: int, height: int) -> tuple[Path, str, int, str]:
         """Return folder, file name, next counter and subfolder for pictures saved under a prefix.

@@ -16,6 +16,7 @@ class SimulatorOptions:
         speed: how many times faster than nominal everything is.
         load_seconds: what it costs, at nominal speed, to bring a checkpoint into memory.
         vram_models: how many checkpoints memory holds at once.
+        windows: write the names of models with backslashes, as a server on Windows does.
         vram_gb: the memory of its GPU, in GiB, as /system_stats tells it.
         seed: changes every generated picture and the names of temporary files.
         control: serve the faults over HTTP on a port of their own.
@@ -32,6 +33,7 @@ class SimulatorOptions:
     speed: float = 1.0
     load_seconds: float = 0.0
     vram_models: int = 1
+    windows: bool = False
     vram_gb: float = 24
     seed: int = 0
     control: bool = False

@@ -75,7 +75,7 @@ class ModelRoutes:
         found: list[dict[str, Any]] = []
         for index, place in enumerate(self._folders.model_folders(kind)):
             for name in sorted(names):
-                path = place / name
+                path = place / self._folders.local(name)
                 if path.is_file():
                     found.append(_file_info(path, name, index))
         return web.json_response(found)
@@ -93,7 +93,7 @@ class ModelRoutes:
         profile = self._profile
         newer = profile.describes_more
         system: dict[str, Any] = {
-            "os": sys.platform if newer else "posix",
+            "os": self._system(),
             "ram_total": _RAM_GIB * _GIB,
             "ram_free": _RAM_GIB * _GIB // 2,
             "comfyui_version": profile.version,
@@ -124,6 +124,12 @@ class ModelRoutes:
             "torch_vram_free": 0,
         }
         return web.json_response({"system": system, "devices": [device]})
+
+    def _system(self) -> str:
+        """Return `sys.platform` (newer) or `os.name`."""
+        if self._process.options.windows:
+            return "win32" if self._profile.describes_more else "nt"
+        return sys.platform if self._profile.describes_more else "posix"
 
 
 def _file_info(path: Path, name: str, index: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from comfyproxy import __version__
 from comfyproxy.cli import main
 from comfyproxy.settings.loading import variables
 
-COMMANDS = ("serve", "check", "simulate", "demo")
+COMMANDS = ("serve", "check", "simulate", "demo", "plan")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

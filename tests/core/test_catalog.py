@@ -47,6 +47,67 @@ def test_an_odd_input_takes_no_upload(spec: Any) -> None:
     assert parse(A=info(x=spec)).upload_inputs == frozenset()
 
 
+def offered(spec: Any, name: str = "x") -> list[str] | None:
+    """Return what an input of this description offers; None where it is no list for sure."""
+    choices = parse(A=info(x=spec)).choices("A", name)
+    return sorted(choices.values) if choices is not None else None
+
+
+@pytest.mark.parametrize("spec", [[["a", "b"]], [["a", "b"], {}], ["COMBO", {"options": ["a", "b"], "default": "a"}]])
+def test_the_choices_of_lists_in_either_form_are_known(spec: Any) -> None:
+    assert offered(spec) == ["a", "b"]
+
+
+@pytest.mark.parametrize("spec", [[[]], ["COMBO", {"options": []}]])
+def test_an_empty_list_offers_nothing(spec: Any) -> None:
+    assert offered(spec) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ["COMBO"],
+        ["COMBO", {}],
+        ["COMBO", {"options": None}],
+        ["COMBO", {"options": ["a"], "remote": {"route": "/x"}}],
+        ["COMBO", {"options": ["a"], "multiselect": True}],
+        [["a"], {"multi_select": {"placeholder": "some"}}],
+        [["a", 1], {}],
+        [[{"key": "a", "inputs": {}}], {}],
+        ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "a", "inputs": {}}]}],
+        ["STRING", {"options": ["a"]}],
+        [["a.png"], {"image_upload": True}],
+        None,
+        [],
+        "COMBO",
+    ],
+)
+def test_what_is_no_list_for_sure_constrains_nothing(spec: Any) -> None:
+    assert offered(spec) is None
+
+
+def test_inputs_and_classes_that_are_not_there_constrain_nothing() -> None:
+    assert offered([["a"]], "other") is None
+    assert parse(A=info(x=[["a"]])).choices("B", "x") is None
+
+
+def test_optional_lists_count_and_the_required_one_of_two_comes_first() -> None:
+    found = parse(A={"input": {"optional": {"x": [["a"]], "y": [["b"]]}, "required": {"x": [["c"]]}}})
+    assert {name: choices.values for name, choices in found.definitions["A"].choices.items()} == {
+        "x": {"c"},
+        "y": {"b"},
+    }
+
+
+def test_lists_that_offer_the_same_are_kept_once() -> None:
+    shared = catalog.Shared()
+    raw = [json.dumps({"A": info(x=[["m", "n"]]), name: info(y=[["n", "m"]], z=[[name]])}).encode() for name in "BC"]
+    one, other = (catalog.parse(each, shared=shared) for each in raw)
+    assert one.definitions["A"] is other.definitions["A"]
+    assert one.choices("A", "x") is one.choices("B", "y") is other.choices("C", "y")
+    assert one.choices("B", "z") is not other.choices("C", "z")
+
+
 @pytest.mark.parametrize("inputs", [{}, {"required": None}, {"required": []}, {"required": "x", "optional": 5}])
 def test_odd_groups_of_inputs_take_no_uploads(inputs: Any) -> None:
     assert parse(A={"input": inputs}).classes == {"A"}

@@ -14,7 +14,7 @@ PAYLOAD = Payload(graph=b'{"1": {"class_type": "X", "inputs": {}}}')
 
 
 def build(entry: Any, job: Job, **options: Any) -> Any:
-    known: dict[str, Any] = {"payload": PAYLOAD, "client_graph": False, "backend_prefix": None}
+    known: dict[str, Any] = {"payload": PAYLOAD, "client_graph": False, "spellings": {}, "backend_prefix": None}
     return json.loads(history.build_entry(raw(entry), job=job, **{**known, **options}))
 
 

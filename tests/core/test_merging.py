@@ -45,6 +45,15 @@ def test_merging_again_changes_nothing(first: list[str], second: list[str]) -> N
     assert merged(merging.unite_names, first, first) == first
 
 
+def test_a_model_that_two_servers_spell_differently_is_listed_once_as_the_first_spells_it() -> None:
+    windows, linux, other = ["x\\a.ckpt"], ["b.ckpt", "x/a.ckpt"], ["x\\a.ckpt", "y"]
+    assert merged(merging.unite_names, windows, linux) == ["x\\a.ckpt", "b.ckpt"]
+    assert merged(merging.unite_names, [], linux, other) == ["b.ckpt", "x/a.ckpt", "y"]
+    assert merged(merging.unite_names, ["x/y"], ["x\\y"]) == ["x/y", "x\\y"], "these are no models"
+    files = [[{"name": name, "pathIndex": 0} for name in names] for names in (windows, linux)]
+    assert merged(merging.unite_models, *files) == [files[0][0], files[1][0]]
+
+
 @pytest.mark.parametrize("raw", [b'["b","a"]', b' [ "a", "a" ] ', b"{}", b"nonsense", b""])
 @pytest.mark.parametrize(
     "unite",

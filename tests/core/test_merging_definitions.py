@@ -165,3 +165,17 @@ def test_what_is_nested_too_deeply_stays_the_first_ones(depth: int) -> None:
     opening = '["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "k", "inputs": {"required": {"m": '
     raw = '{"input": {"required": {"m": ' + opening * depth + "[[]]" + "}}}]}]" * depth + "}}}"
     assert merge_definitions([raw.encode(), raw.replace("[[]]", "[[ ]]").encode()]) == raw.encode()
+
+
+@pytest.mark.parametrize("form", [old, new])
+def test_a_model_that_two_servers_spell_differently_is_one_choice_as_the_first_spells_it(form: Any) -> None:
+    windows, linux = ["x\\a.safetensors", "b.ckpt"], ["x/a.safetensors", "x/c.ckpt"]
+    assert choices_of(spec_of(merge(definition(form(windows)), definition(form(linux))))) == [*windows, "x/c.ckpt"]
+    assert choices_of(spec_of(merge(definition(form(linux)), definition(form(windows))))) == [*linux, "b.ckpt"]
+    three = merge(definition(form([])), definition(form(windows)), definition(form(linux)))
+    assert choices_of(spec_of(three)) == [*windows, "x/c.ckpt"]
+
+
+def test_choices_that_are_no_models_stay_apart_whatever_their_separators() -> None:
+    first, second = ["a\\b", "x/y.txt"], ["a/b", "x\\y.txt"]
+    assert choices_of(spec_of(merge(definition(old(first)), definition(old(second))))) == first + second

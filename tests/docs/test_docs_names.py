@@ -13,7 +13,7 @@ from comfyproxy.settings import Settings, load
 from comfyproxy.settings.kinds import every_key
 from comfyproxy.settings.loading import BACKENDS, CONFIG, variables
 
-COMMANDS = ("serve", "check", "simulate", "demo")
+COMMANDS = ("serve", "check", "simulate", "demo", "plan")
 # Of other programs.
 STRANGE_OPTIONS = {"--enable-cors-header", "--max-upload-size"}
 # Written by users, or by the proxy as it runs.
@@ -61,7 +61,7 @@ def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_every_option_exists(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = {command: options_of(command, capsys) for command in COMMANDS}
     text = page.read_text("utf-8")
-    for command, rest in re.findall(r"comfyproxy (serve|check|simulate|demo)\b([^`\n&]*)", text):
+    for command, rest in re.findall(r"comfyproxy (serve|check|simulate|demo|plan)\b([^`\n&]*)", text):
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)) <= known[command], rest
     for span in spans(text):
         if re.fullmatch(r"--[a-z-]+", span) and span not in STRANGE_OPTIONS:

@@ -45,7 +45,7 @@ async def test_a_new_proxy_runs_a_prompt_again_whose_old_run_was_interrupted() -
         async with Stage("a", "b") as heir:
             heir.store._unfinished = stage.store._unfinished
             heir.client("a").entries = stage.client("a").entries
-            await recover(heir.board, heir.store, heir.fleet, heir.dispatcher, heir.reconciler)
+            await recover(heir.board, heir.store, heir.fleet, heir.placement, heir.dispatcher, heir.reconciler)
             heir.dispatch()
             for name in ("a", "b"):
                 await heir.reconciler.check(heir.backend(name))

@@ -117,7 +117,7 @@ class ServiceMachine(RuleBasedStateMachine):
         stage.fleet.on_restored = restored
         stage.relay.on_load = prober.on_load = stage.dispatcher.wake
         stage.streams.on_told = self.hear
-        await recover(stage.board, stage.store, stage.fleet, stage.dispatcher, stage.reconciler)
+        await recover(stage.board, stage.store, stage.fleet, stage.placement, stage.dispatcher, stage.reconciler)
         self.inherited = {prompt_id for name in NAMES for prompt_id in stage.backend(name).in_flight}
         stage.dispatch()
         stage.works.spawn(prober.run(), name="prober")

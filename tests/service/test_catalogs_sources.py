@@ -30,6 +30,7 @@ async def test_a_backend_is_asked_what_it_is_and_what_it_can_run() -> None:
     assert backend.features == {"supports_preview_metadata": True, "of": "a"}
     assert backend.catalog is not None
     assert backend.catalog.classes == {"Loader"}
+    assert stage.fleet.combos == {"Loader": {"model"}}
     stage.passes(7.0)
     assert stage.sources.age_s(backend) == 7.0
 
@@ -179,4 +180,6 @@ def test_what_nobody_holds_is_forgotten() -> None:
     pool.catalog(json.dumps(node(A=["x"])).encode())
     pool.listing(b"[]")
     gc.collect()
-    assert (len(pool._catalogs), len(pool._definitions), len(pool._listings)) == (0, 0, 0)
+    shared = pool._shared
+    kept = (pool._catalogs, pool._listings, shared._definitions, shared._choices)
+    assert [len(each) for each in kept] == [0, 0, 0, 0]

@@ -39,7 +39,7 @@ async def keep(
 
 
 async def start(stage: Stage) -> None:
-    await recover(stage.board, stage.store, stage.fleet, stage.dispatcher, stage.reconciler)
+    await recover(stage.board, stage.store, stage.fleet, stage.placement, stage.dispatcher, stage.reconciler)
 
 
 async def test_what_waited_goes_out_by_number(stage: Stage) -> None:

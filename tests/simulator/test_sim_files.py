@@ -150,6 +150,18 @@ async def test_models_are_the_files_on_disk() -> None:
             assert (await client.call("GET", path))[0] == 404
 
 
+@pytest.mark.parametrize("name", ["sub/a.safetensors", "sub\\a.safetensors"])
+async def test_a_server_on_windows_writes_backslashes_and_finds_files_by_either(name: str) -> None:
+    async with SimulatedBackend(checkpoints=(name,), windows=True) as backend, Client(backend) as client:
+        assert await client.get("/models/checkpoints") == ["sub\\a.safetensors"]
+        (file,) = await client.get("/experiment/models/checkpoints")
+        assert file["name"] == "sub\\a.safetensors"
+        for spelling in ("sub/a", "sub%5Ca"):
+            metadata = await client.get(f"/view_metadata/checkpoints?filename={spelling}.safetensors")
+            assert metadata["modelspec.title"] == "a"
+        assert (await client.get("/system_stats"))["system"]["os"] == "win32"
+
+
 def test_the_counter_goes_on_where_the_folder_left_off(tmp_path: Path) -> None:
     folders = folders_in(tmp_path)
     for name in ("a_00007_.png", "a_x_.png", "ab_00099_.png", "a.png"):

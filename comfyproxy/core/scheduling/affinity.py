@@ -15,6 +15,7 @@ Four rules, tried in this order:
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.scheduling.durations import Durations, Popularity
@@ -23,7 +24,7 @@ from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow, Group
 from comfyproxy.core.scheduling.types import MaxBypass
 
 LOOK = 64  # clients, groups or backends that are looked at for one decision
-LOOK_AT_BACKENDS = 16
+LOOK_AT_BACKENDS = 8
 AHEAD_S = 2.0  # before the end of its last job a backend gets the next, so that its GPU does not wait for the network
 AMORTISE = 12.0  # other clients' service that a client with much to do may be passed over by, in times of loading
 KEEP_S = 60.0  # models that are likely to be asked for within this time are worth keeping
@@ -63,7 +64,7 @@ class Affinity:
     # Rule 1
 
     def _of_held_models(self, now_s: float) -> Choice | None:
-        for state in self._fleet.available(LOOK):
+        for state in self._that_may_hold_some():
             if not state.tail:
                 continue
             entry = self._head_of(self._queue.of_models(state.tail).values(), state)
@@ -76,6 +77,19 @@ class Affinity:
                 return Choice(entry, state, "it holds the models, and others can wait")
             return self._now(front, state, now_s)
         return None
+
+    def _that_may_hold_some(self) -> list[State]:
+        """Return the backends with room that may hold what some waiting job needs; whichever way is shorter."""
+        groups = self._queue.groups
+        if len(groups) >= min(self._fleet.available_count, LOOK):
+            return self._fleet.available(LOOK)
+        found = {
+            state.slot: state
+            for needs, _ in groups
+            for state in islice(self._fleet.holders(needs.models), LOOK)
+            if state.slot is not None
+        }
+        return [found[slot] for slot in sorted(found)]
 
     def _now(self, front: Entry, state: State, now_s: float) -> Choice:
         """Place a job that was passed over often enough: here, or where it finishes earlier."""
