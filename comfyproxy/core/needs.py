@@ -95,12 +95,12 @@ def read(
         if not node_class:
             continue
         classes.add(node_class)
-        lists = combos.get(node_class)
+        lists = combos.get(node_class, ())
         traits: list[str] = []
         for name, value in inputs.items() if isinstance(inputs, dict) else ():
             if isinstance(value, str):
-                # Of a class that nobody knows, as after a restart, models can be told by their names.
-                is_chosen = is_model(value) if lists is None else name in lists
+                # Where no catalog is known yet, as after a restart, models can be told by their names.
+                is_chosen = name in lists if combos else is_model(value)
                 if is_chosen and not _BROUGHT.search(value):
                     chosen = canonical(value)
                     choices.add((node_class, name, chosen))

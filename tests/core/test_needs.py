@@ -64,9 +64,10 @@ def test_needs_are_equal_for_either_spelling_and_differ_by_pin_and_capabilities(
     assert asked != read(linux, COMBOS).needs
 
 
-def test_a_fleet_that_nothing_is_known_of_leaves_the_classes() -> None:
-    needs = read(prompt(("Loader", {"ckpt_name": "a.pt"})), {}).needs
-    assert needs == Needs(classes=frozenset({"Loader"}))
+def test_of_a_fleet_that_nothing_is_known_of_models_are_told_by_their_names() -> None:
+    needs = read(prompt(("Loader", {"ckpt_name": "x\\a.pt", "sampler_name": "euler"})), {}).needs
+    assert needs.choices == {("Loader", "ckpt_name", "x/a.pt")}
+    assert needs.models == {"x/a.pt"}
 
 
 @given(GRAPHS)
