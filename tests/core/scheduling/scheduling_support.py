@@ -143,3 +143,25 @@ class World:
             if until() or not self.step():
                 return
         raise AssertionError(f"not done after {steps} steps")
+
+
+def teach(scheduler: Scheduler, *names: str, run_s: float, load_s: float, backends: str = "a", kind: str = "") -> None:
+    """Let a scheduler know how long prompts with these models run, and how long loading them takes."""
+    for backend in backends:
+        for _ in range(20):
+            scheduler.durations.observe(kind, frozenset(), BackendId(backend), run_s, is_cold=False)
+        for name in names:
+            for _ in range(40):
+                scheduler.durations.observe(kind, frozenset({name}), BackendId(backend), run_s + load_s, is_cold=True)
+
+
+def holds(scheduler: Scheduler, name: str, *loaded: str, now_s: float = 0.0) -> None:
+    """Let a backend hold models, from a job that has ended."""
+    scheduler.adopt(Request(prompt_id="past", client="past", needs=models(*loaded)), BackendId(name), now_s)
+    scheduler.finished("past", now_s)
+
+
+def has(scheduler: Scheduler, name: str, prompt_id: str, *, now_s: float = 0.0, **request: Any) -> None:
+    """Let a backend run a job."""
+    scheduler.adopt(Request(prompt_id=prompt_id, **request), BackendId(name), now_s)
+    scheduler.started(prompt_id, now_s)
