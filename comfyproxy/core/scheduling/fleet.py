@@ -288,17 +288,20 @@ class FleetState:
         flight = state.flights.pop(prompt_id)
         if has_run and flight.request.needs.models:
             state.held = flight.request.needs.models
-        tail = state.held
-        for each in state.flights.values():
-            tail = each.request.needs.models or tail
-        self._hold(state, tail)
+        self._will_hold(state)
         self.changed(state)
 
     def restarted(self, state: State) -> None:
         """Note that a backend has nothing in its memory any more."""
         state.held = NOTHING
-        if not state.flights:
-            self._hold(state, NOTHING)
+        self._will_hold(state)
+
+    def _will_hold(self, state: State) -> None:
+        """Find out what will be in memory once all that is there is done."""
+        tail = state.held
+        for each in state.flights.values():
+            tail = each.request.needs.models or tail
+        self._hold(state, tail)
 
     def _hold(self, state: State, models: Models) -> None:
         self._forget_tail(state)

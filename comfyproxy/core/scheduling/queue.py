@@ -193,6 +193,7 @@ class FairQueue:
         client = self.client(request.client)
         if not client.waiting:
             self._clients.move_to_end(client.name)
+        if not client.waiting and turn is None:
             client.virtual_s = max(client.virtual_s, self._virtual_s)
         flow = client.flows.get(request.priority)
         if flow is None:
@@ -245,8 +246,9 @@ class FairQueue:
         Args:
             seconds: of service, as expected.
         """
-        if entry.flow.head_start_s <= 0.0 and self._is_first(entry.flow):
-            self._virtual_s = max(self._virtual_s, entry.client.virtual_s)
+        if self._is_first(entry.flow):
+            # Of one that is early for its priority the head start is not counted: nobody else is as far.
+            self._virtual_s = max(self._virtual_s, min(entry.client.virtual_s, entry.flow.tag))
         self.discard(entry.request.prompt_id)
         entry.client.charge(seconds)
 

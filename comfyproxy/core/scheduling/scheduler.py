@@ -121,6 +121,7 @@ class Scheduler:
     def next(self, now_s: float) -> Assignment | None:
         """Take out the next job that goes to a backend now; None if none does. To be called until then."""
         if not self._fleet.has_room or not len(self._queue):
+            self._affinity.wake_at_s = math.inf
             return None
         choice = self._affinity.next(now_s) if self._is_affine else self._in_turn()
         if choice is None:
