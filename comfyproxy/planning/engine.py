@@ -38,6 +38,10 @@ class Scheduling(Protocol):
 
     def finished(self, prompt_id: str, now_s: float, *, is_typical: bool = True) -> None: ...
 
+    def misplaced(self, now_s: float) -> list[tuple[str, BackendId]]: ...
+
+    def released(self, prompt_id: str) -> None: ...
+
 
 class Stranded(Exception):
     """The scheduler leaves jobs waiting although nothing runs and nothing is to come: a bug of it."""
@@ -145,6 +149,21 @@ class _Simulation:
         return Run(self._fleet, [self._records[index] for index in range(len(self._jobs))])
 
     def _assign(self, now_s: float) -> None:
+        self._give(now_s)
+        # Taken back from where they wait, as the dispatcher does, when another backend has nothing to do.
+        moved = False
+        for prompt_id, backend_id in self._scheduler.misplaced(now_s):
+            index, assigned = int(prompt_id), self._backends[backend_id].assigned
+            if index in assigned and assigned[0] != index:
+                assigned.remove(index)
+                self._scheduler.released(prompt_id)
+                self._scheduler.enqueue(_request(index, self._jobs[index]), now_s)
+                moved = True
+        if moved:
+            self._give(now_s)
+        self._wake(now_s)
+
+    def _give(self, now_s: float) -> None:
         while (assignment := self._scheduler.next(now_s)) is not None:
             index = int(assignment.prompt_id)
             backend = self._backends[assignment.backend]
@@ -152,6 +171,8 @@ class _Simulation:
             backend.assigned.append(index)
             if len(backend.assigned) == 1:
                 self._start(backend, now_s)
+
+    def _wake(self, now_s: float) -> None:
         if len(self._records) == len(self._jobs):
             return
         wake_at_s = self._scheduler.wake_at_s

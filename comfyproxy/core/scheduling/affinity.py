@@ -25,9 +25,11 @@ from comfyproxy.core.scheduling.types import MaxBypass, Request
 
 LOOK = 64  # clients, groups or backends that are looked at for one decision
 LOOK_AT_BACKENDS = 8
-AHEAD_S = 2.0  # before the end of its last job a backend gets the next, so that its GPU does not wait for the network
+AHEAD_S = 0.5  # before the end of its last job a backend gets the next, so that its GPU does not wait for the network
+SURE_S = 1.0  # if it is known so well when that will be
+REPAID_S = 300.0  # a backend that loads models serves its share of the requests for them, for so long
 ABOUT, ABOUT_S = 1.05, 0.25  # times that differ by less are equal: nobody knows them better
-AMORTISE = 12.0  # other clients' service that a client with much to do may be passed over by, in times of loading
+AMORTISE = 24.0  # other clients' service that a client with much to do may be passed over by, in times of loading
 KEEP_S = 60.0  # models that are likely to be asked for within this time are worth keeping
 
 
@@ -205,7 +207,8 @@ class Affinity:
             run_s = self._durations.run_s(kind, state.id)
             cost_s = self._busy_s(state, now_s) + run_s
             if models and state.tail != models:
-                cost_s += self._durations.load_s(models, state.id) + self._eviction_s(state, now_s)
+                cost_s += self._durations.load_s(models, state.id) / self._served(models, now_s)
+                cost_s += self._eviction_s(state, now_s)
             costs.append((cost_s, state))
         if not costs:
             return None, None
@@ -255,6 +258,11 @@ class Affinity:
         speed = sum(self._durations.speed(each.id) for each in holders)
         return busy_s / len(holders) + group.work_s / speed
 
+    def _served(self, models: Models, now_s: float) -> float:
+        """Return how many jobs one more holder of models is likely to run: those share the cost of loading."""
+        holders = len(self._fleet.holders(models)) + 1
+        return 1.0 + REPAID_S * self._popularity.per_second(models, now_s) / holders
+
     def _eviction_s(self, state: State, now_s: float) -> float:
         """Return what it costs the others that a backend forgets what it holds: loading it again, if wanted."""
         if not state.tail:
@@ -299,11 +307,16 @@ class Affinity:
 
     def _is_time(self, state: State, now_s: float) -> bool:
         """Whether a backend should get another job now, rather than when it is about to be done."""
-        busy_s = self._busy_s(state, now_s)
-        if busy_s <= AHEAD_S:
+        if not state.load:
             return True
-        self._wake_at(now_s + busy_s - AHEAD_S)
-        return False
+        busy_s = self._busy_s(state, now_s)
+        if busy_s > AHEAD_S:
+            self._wake_at(now_s + busy_s - AHEAD_S)
+            return False
+        return all(
+            self._durations.spread_s(each.request.kind, state.id) <= SURE_S and not each.is_cold
+            for each in state.flights.values()
+        )
 
     def _wake_at(self, at_s: float) -> None:
         self.wake_at_s = min(self.wake_at_s, at_s)

@@ -4,6 +4,7 @@ Everything is an exponentially weighted mean. What was not seen on one backend i
 and what was not seen at all from the mean of everything.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ NEW = 0.25  # the share of the newest observation in a mean
 FIRST_RUN_S = 10.0  # what a prompt is taken for before anything has run
 FIRST_LOAD_S = 10.0
 SHORTEST_S = 0.001
+SURE_AFTER = 3  # runs of a kind
 MAX_SPEED = 64.0
 REMEMBERED = 50_000  # means of each sort
 
@@ -23,10 +25,12 @@ REMEMBERED = 50_000  # means of each sort
 class _Mean:
     value: float
     seen: int = 1
+    spread: float = 0.0  # the mean distance of values from it
 
     def fold(self, value: float) -> None:
         self.seen += 1
         share = max(NEW, 1 / self.seen)
+        self.spread += share * (abs(value - self.value) - self.spread)
         self.value += share * (value - self.value)
 
 
@@ -66,6 +70,11 @@ class Durations:
         if (mean := self._runs.get((kind, backend))) is not None:
             return mean.value
         return self.base_s(kind) / self.speed(backend)
+
+    def spread_s(self, kind: str, backend: BackendId) -> float:
+        """Return how far off `run_s` is, on average; infinity where too little was seen to know."""
+        mean = self._kinds.get((kind,))
+        return math.inf if mean is None or mean.seen < SURE_AFTER else mean.spread / self.speed(backend)
 
     def base_s(self, kind: str) -> float:
         """Return how long a prompt of this kind is expected to run on a backend of speed 1."""
