@@ -202,11 +202,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.both("withdraw", prompt_id)
         del self.waiting[prompt_id]
 
-    @rule(request=requests, name=st.sampled_from(BACKENDS), data=st.data())
-    def adopt(self, request: dict[str, Any], name: BackendId, data: st.DataObject) -> None:
+    @rule(request=requests, name=st.sampled_from(BACKENDS), has_waited=st.booleans(), data=st.data())
+    def adopt(self, request: dict[str, Any], name: BackendId, has_waited: bool, data: st.DataObject) -> None:
         self.serial += 1
         prompt_id = f"p{self.serial}"
-        if self.waiting and data.draw(st.booleans()):
+        if self.waiting and has_waited:
             prompt_id = data.draw(st.sampled_from(sorted(self.waiting)))
         self.both("adopt", Request(prompt_id=prompt_id, **request), name, self.now_s)
         self.waiting.pop(prompt_id, None)
