@@ -11,8 +11,10 @@ from pathlib import Path
 import jinja2
 from aiohttp import web
 
+from comfyproxy.applying import appliers
 from comfyproxy.assembly import MEGABYTE, Parts, Store, assemble
 from comfyproxy.service.recovery import recover
+from comfyproxy.service.reloading import Reloads
 from comfyproxy.service.tasks import Tasks
 from comfyproxy.settings import Settings
 from comfyproxy.store.memory import MemoryStore
@@ -34,11 +36,20 @@ HANG_UP_EVERY_S = 0.1
 _MAX_HEADER_BYTES = 64 * 1024
 
 
-async def serve(settings: Settings, stop: asyncio.Event, *, on_listening: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    on_listening: Callable[[str], None],
+    read: Callable[[], Settings] | None = None,
+    reload_wanted: asyncio.Event | None = None,
+) -> None:
     """Run the proxy until `stop` is set.
 
     Args:
         on_listening: called with the proxy's URL once it takes requests.
+        read: reads the settings again, from wherever they came; may raise BadSettings. None: they stay as they are.
+        reload_wanted: set by whoever wants them to be read again, such as a signal.
 
     Raises StoreError if the store cannot be opened, OSError if the address cannot be had, and in an ExceptionGroup
     whatever a background task died of.
@@ -58,8 +69,9 @@ async def serve(settings: Settings, stop: asyncio.Event, *, on_listening: Callab
             spool_dir=settings.store.data_dir / SPOOL,
             kept_dir=settings.store.data_dir / KEPT,
         )
+        reloads = Reloads(settings, read or (lambda: settings), appliers(parts), wanted=reload_wanted)
         runner = web.AppRunner(
-            build_application(parts),
+            build_application(parts, reloads),
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=75.0,
@@ -68,13 +80,13 @@ async def serve(settings: Settings, stop: asyncio.Event, *, on_listening: Callab
             max_field_size=_MAX_HEADER_BYTES,
         )
         try:
-            await _start(parts, tasks, runner, on_listening)
+            await _start(parts, reloads, tasks, runner, on_listening)
             await stop.wait()
         finally:
             await _stop(parts, tasks, runner)
 
 
-def build_application(parts: Parts) -> web.Application:
+def build_application(parts: Parts, reloads: Reloads) -> web.Application:
     """Return the web application in front of the parts."""
     settings, hub = parts.settings, parts.hub
     app = application.build(
@@ -86,7 +98,7 @@ def build_application(parts: Parts) -> web.Application:
     app[keys.STORE], app[keys.CONTROL], app[keys.BOARD] = parts.store, parts.control, parts.board
     app[keys.DRAINS], app[keys.KEEPER] = parts.drains, parts.keeper
     app[keys.MIRROR], app[keys.LOGS], app[keys.CATALOGS] = parts.mirror, parts.logs, parts.catalogs
-    app[keys.SUBMISSIONS], app[keys.METRICS] = parts.submissions, parts.metrics
+    app[keys.SUBMISSIONS], app[keys.METRICS], app[keys.RELOADS] = parts.submissions, parts.metrics, reloads
     app[keys.MAX_BODY_BYTES] = round(settings.server.max_body_mb * MEGABYTE)
     app[keys.CANCEL_ROUTES_ENABLED] = lambda: any(backend.has_cancel_routes for backend in parts.fleet)
     app[keys.WALL_CLOCK] = time.time
@@ -116,16 +128,17 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
         await store.close()
 
 
-async def _start(parts: Parts, tasks: Tasks, runner: web.AppRunner, on_listening: Callable[[str], None]) -> None:
+async def _start(
+    parts: Parts, reloads: Reloads, tasks: Tasks, runner: web.AppRunner, on_listening: Callable[[str], None]
+) -> None:
     await parts.files.open()
     await parts.keeper.open()
     await parts.drains.restore()
     await recover(parts.board, parts.store, parts.fleet, parts.placement, parts.dispatcher, parts.reconciler)
     tasks.loop(parts.awake.run(), name="awake clock")
     tasks.loop(parts.dispatcher.run(), name="dispatcher")
-    tasks.loop(parts.prober.run(), name="prober")
-    for link in parts.links:
-        tasks.loop(link.run(), name=f"link {link!r}")
+    parts.roster.open()
+    tasks.loop(reloads.run(), name="reloads")
     await runner.setup()
     server = parts.settings.server
     await web.TCPSite(runner, server.host, server.port).start()

@@ -3,6 +3,7 @@
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Protocol
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from comfyproxy import plugins
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.ports import FileIndex, JobStore
 from comfyproxy.core.scheduling.scheduler import Scheduler
-from comfyproxy.core.scheduling.strategies import make_strategy
+from comfyproxy.core.scheduling.types import MaxBypass
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.announcer import Announcer
 from comfyproxy.service.answering import Answering
@@ -42,13 +44,14 @@ from comfyproxy.service.prober import Prober
 from comfyproxy.service.queries import Queries
 from comfyproxy.service.reconciler import Reconciler
 from comfyproxy.service.relay import Relay
+from comfyproxy.service.roster import Roster
 from comfyproxy.service.sending import Sender
 from comfyproxy.service.settling import Settler
 from comfyproxy.service.sources import Sources
 from comfyproxy.service.submissions import Submissions
 from comfyproxy.service.tasks import Tasks
 from comfyproxy.service.withdrawal import Withdrawals
-from comfyproxy.settings import NodeSettings, Settings
+from comfyproxy.settings import BadSettings, NodeSettings, Problem, SchedulingSettings, Settings
 from comfyproxy.upstream import BackendClient, BackendLink
 
 MEGABYTE = 1024 * 1024
@@ -87,7 +90,12 @@ class Parts:
     features: ServerFeatures
     sources: Sources
     catalogs: Catalogs
-    links: list[BackendLink]
+    settler: Settler
+    sender: Sender
+    withdrawals: Withdrawals
+    failover: Failover
+    roster: Roster
+    apply_scheduling: Callable[[Settings], None]
 
 
 def assemble(
@@ -111,16 +119,15 @@ def assemble(
     heartbeat_timeout_s = check.heartbeat_timeout
     awake = AwakeClock(time.monotonic)
     metrics = Metrics(CollectorRegistry())
-    backends = [_backend(node, session, timeout_s=check.timeout) for node in settings.nodes.static_nodes]
     fleet = Fleet(
-        backends,
+        [_backend(node, session, timeout_s=check.timeout) for node in settings.nodes.static_nodes],
         health_check=check,
         prefix_outputs=not settings.outputs.shared,
         now=awake.now,
         observer=metrics,
     )
     payloads = PayloadCache(store)
-    placement = Placement(fleet, Scheduler(make_strategy(balancing.strategy)), now=awake.now)
+    placement = Placement(fleet, _scheduler(settings), now=awake.now)
     board = Board(fleet, payloads, placement)
     hub = _hub(settings, metrics)
     announcer = Announcer(hub, lambda: board.count)
@@ -190,7 +197,14 @@ def assemble(
         fleet, reconciler, sources, metrics, interval_s=check.interval, now=time.monotonic, jitter=random.uniform
     )
     keeper = LinkKeeper(relay, prober)
-    links = [_link(backend, session, client_id, relay, keeper) for backend in backends]
+    for backend in fleet:
+        backend.link = _link(backend, session, client_id, relay, keeper)
+
+    def make(node: NodeSettings) -> Backend:
+        backend = _backend(node, session, timeout_s=fleet.health_check.timeout)
+        backend.link = _link(backend, session, client_id, relay, keeper)
+        return backend
+
     submissions = Submissions(
         board,
         store,
@@ -209,7 +223,7 @@ def assemble(
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
     _connect(board, fleet, dispatcher, settler, failover, relay, prober, keeper, announcer)
     settler.on_ended = copies.keep
-    _follow(board, fleet, dispatcher, submissions, relay, keeper, mirror, logs, sources)
+    _follow(board, fleet, placement, dispatcher, submissions, relay, keeper, mirror, logs, sources)
     metrics.watch(fleet, board, lambda: hub.connected)
     return Parts(
         settings=settings,
@@ -245,8 +259,36 @@ def assemble(
         features=features,
         sources=sources,
         catalogs=Catalogs(fleet, sources, features, now=time.monotonic, max_age_s=settings.catalog.max_age),
-        links=links,
+        settler=settler,
+        sender=sender,
+        withdrawals=withdrawals,
+        failover=failover,
+        roster=Roster(fleet, board, dispatcher, reconciler, prober, sources, mirror, tasks.loop, make=make),
+        apply_scheduling=partial(_apply_scheduling, placement.scheduler),
     )
+
+
+def _scheduler(settings: Settings) -> Scheduler:
+    strategy = plugins.make_strategy(settings.nodes.load_balancing.strategy)
+    scheduling = settings.scheduling
+    return Scheduler(strategy, max_bypass=_max_bypass(scheduling), ageing_s=scheduling.priority_ageing)
+
+
+def _apply_scheduling(scheduler: Scheduler, settings: Settings) -> None:
+    """Let another strategy, or other numbers of the scheduler, hold from now on.
+
+    Raises BadSettings, and changes nothing, if the strategy cannot be had.
+    """
+    try:
+        strategy = plugins.make_strategy(settings.nodes.load_balancing.strategy)
+    except plugins.BadPlugin as exc:
+        raise BadSettings([Problem("strategy", str(exc), "nodes.load_balancing.strategy")]) from exc
+    scheduling = settings.scheduling
+    scheduler.use(strategy, max_bypass=_max_bypass(scheduling), ageing_s=scheduling.priority_ageing)
+
+
+def _max_bypass(scheduling: SchedulingSettings) -> MaxBypass:
+    return MaxBypass(count=scheduling.max_bypass.count, seconds=scheduling.max_bypass.seconds)
 
 
 def _connect(
@@ -278,6 +320,7 @@ def _connect(
 def _follow(
     board: Board,
     fleet: Fleet,
+    placement: Placement,
     dispatcher: Dispatcher,
     submissions: Submissions,
     relay: Relay,
@@ -303,7 +346,11 @@ def _follow(
         for live in board.on(backend.id):
             live.is_gapless = False
 
-    fleet.on_restored, fleet.on_ejected = restored, ejected
+    def left(backend: Backend) -> None:
+        placement.left(backend)
+        logs.renew(backend)
+
+    fleet.on_restored, fleet.on_ejected, fleet.on_left = restored, ejected, left
     keeper.on_disconnected = disconnected
     keeper.on_connected = logs.renew
     relay.on_logs = logs.deliver
@@ -317,7 +364,7 @@ def _backend(node: NodeSettings, session: aiohttp.ClientSession, *, timeout_s: f
 def _link(
     backend: Backend, session: aiohttp.ClientSession, client_id: str, relay: Relay, keeper: LinkKeeper
 ) -> BackendLink:
-    link = BackendLink(
+    return BackendLink(
         backend.id,
         backend.settings.url,
         session,
@@ -328,8 +375,6 @@ def _link(
         on_disconnected=partial(keeper.disconnected, backend),
         random=random.uniform,
     )
-    backend.link = link
-    return link
 
 
 def _hub(settings: Settings, metrics: Metrics) -> ClientHub:

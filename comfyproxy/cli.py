@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 from comfyproxy import __version__
 from comfyproxy.commands import check, demo, plan, serve
+from comfyproxy.core.words import nearest
 from comfyproxy.planning import fleet, strategies, workloads
 from comfyproxy.settings.loading import CONFIG
-from comfyproxy.settings.problems import nearest
 from comfyproxy.simulator import command as simulate
 
 _SERVE = """examples:
@@ -25,7 +25,8 @@ environment:
   COMFYPROXY_SERVER_PORT    server.port; every key has its variable, COMFYPROXY_LOGGING_FORMAT=json and so on
 
 The command line comes before the environment, the environment before the file. `comfyproxy check FILE` says what a
-file means. SIGINT (Ctrl-C) and SIGTERM stop the proxy; waiting and running prompts are taken up at the next start."""
+file means. SIGINT (Ctrl-C) and SIGTERM stop the proxy; waiting and running prompts are taken up at the next start.
+SIGHUP lets it read all of this again."""
 
 _CHECK = """example:
   comfyproxy check comfyproxy.yaml
@@ -198,7 +199,7 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
         help=f"made-up jobs in place of a trace ({plan.DEFAULT_WORKLOAD})",
     )
     jobs.add_argument(
-        "--from-store", type=Path, metavar="DIR", help="the jobs that a proxy with this --data-dir has run"
+        "--from-store", type=Path, metavar="DIR", help="the jobs that a proxy with this data directory has run"
     )
     one.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the workload; another one, other jobs (%(default)s)"

@@ -1,6 +1,7 @@
 """What a command that runs until it is told to stop needs: a fast event loop, and signals that reach it."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 
@@ -37,3 +38,25 @@ def stop_on_signals(stop: asyncio.Event) -> None:
             loop.add_signal_handler(number, asked)
         except NotImplementedError:  # Windows: Ctrl-C is a KeyboardInterrupt
             continue
+
+
+def reload_on_hangup(wanted: asyncio.Event, stop: asyncio.Event) -> None:
+    """Set `wanted` at SIGHUP, as services understand it; and `stop` where it says that our terminal has been closed."""
+    number = getattr(signal, "SIGHUP", None)
+    if number is None:  # Windows
+        return
+    # Under nohup, which ignores the signal, nobody wants the end of the terminal to be ours.
+    has_terminal = os.isatty(0) and signal.getsignal(number) is not signal.SIG_IGN
+
+    def hung_up() -> None:
+        (stop if has_terminal and _terminal_is_gone() else wanted).set()
+
+    asyncio.get_running_loop().add_signal_handler(number, hung_up)
+
+
+def _terminal_is_gone() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return True
+    return False

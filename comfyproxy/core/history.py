@@ -14,8 +14,7 @@ from comfyproxy.core.prompts import SECRET_KEYS
 from comfyproxy.core.spelling import unspelled
 
 # What the proxy itself puts into a prompt's extra_data is nobody else's business.
-OWN_PREFIX = "comfyproxy"
-
+OWN_PREFIX = "comfyproxy_"
 
 MAX_MILLISECONDS = 1e15  # thirty thousand years
 

@@ -7,13 +7,15 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from comfyproxy.core import options
 from comfyproxy.core.errors import BadRequest
 from comfyproxy.core.jobs import Payload
+from comfyproxy.core.options import Options
 
 SECRET_KEYS = ("auth_token_comfy_org", "api_key_comfy_org")
 
@@ -47,10 +49,15 @@ class Envelope:
     front: bool
     workflow_id: str | None
     fingerprint: str
+    options: Options
 
 
-def parse(body: bytes) -> Envelope | None:
+def parse(body: bytes, asked: Mapping[str, Any] | None = None) -> Envelope | None:
     """Take a request body apart.
+
+    Args:
+        asked: options from the request's headers. They are written into the payload, to be found there after a restart,
+            and do not count for the fingerprint.
 
     Returns None where there is no `prompt` in it, for a backend to refuse in its own words.
     Raises BadRequest where the body is not JSON or a key has a type that makes ComfyUI answer 500.
@@ -69,7 +76,12 @@ def parse(body: bytes) -> Envelope | None:
         raise BadRequest("invalid_prompt_id", "prompt_id must be a UUID, or a short text", details=prompt_id[:100])
     if is_deeper(members["prompt"], MAX_DEPTH):
         raise BadRequest("invalid_prompt", "The prompt is nested too deeply", details=f"over {MAX_DEPTH} levels")
+    extra_data.pop(options.ASKED, None)
     payload = Payload(graph=members["prompt"], extra_data=_object(extra_data), rest=_object(rest))
+    fingerprint = _fingerprint(payload, client_id)
+    if asked:
+        extra_data[options.ASKED] = json.dumps(asked).encode()
+        payload = replace(payload, extra_data=_object(extra_data))
     return Envelope(
         payload=payload,
         secrets=secrets,
@@ -78,7 +90,8 @@ def parse(body: bytes) -> Envelope | None:
         number=_number(members.get("number")),
         front=bool(_decode(members.get("front", b"false"))),
         workflow_id=_workflow_id(extra_data.get("extra_pnginfo")),
-        fingerprint=_fingerprint(payload, client_id),
+        fingerprint=fingerprint,
+        options=options.of_extra_data(extra_data),
     )
 
 

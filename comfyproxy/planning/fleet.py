@@ -18,10 +18,11 @@ import yaml
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import Needs
 from comfyproxy.core.scheduling.types import BackendSpec
+from comfyproxy.core.words import nearest
 from comfyproxy.planning.trace import BadPlan, TraceJob
 from comfyproxy.settings.document import Items, Scalar, Table, Tree, joined, read_document
 from comfyproxy.settings.kinds import Kind, convert, kinds
-from comfyproxy.settings.problems import Problem, nearest
+from comfyproxy.settings.problems import Problem
 from comfyproxy.settings.rules import Range, checked_name, checked_text
 
 LOAD_S = 20.0  # of a model about which nothing is known

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from comfyproxy.core import rawjson
 from comfyproxy.core.history import outcome
 from comfyproxy.core.jobs import BackendId, Job, JobState
+from comfyproxy.core.needs import read
 from comfyproxy.planning.fleet import LOAD_S, Fleet, FleetBackend, FleetModel
-from comfyproxy.planning.graphs import describe
 from comfyproxy.planning.trace import BadPlan, TraceJob
 
 _SHORTEST_S = 0.001  # what was all in a cache
@@ -110,8 +110,9 @@ def _ran(job: Job, entry: bytes) -> _Ran | None:
         return None
     if len(prompt) < 3 or end_s < began_s:
         return None
-    model, kind = describe(prompt[2])
-    return _Ran(job, job.backend, model, kind, began_s, end_s - began_s)
+    found = read(prompt[2], {})
+    # What a graph loads is in a memory together.
+    return _Ran(job, job.backend, " + ".join(sorted(found.needs.models)), found.kind, began_s, end_s - began_s)
 
 
 def _with_loads(ran: Iterable[_Ran]) -> Iterator[_Ran]:

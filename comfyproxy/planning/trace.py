@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
-
+from comfyproxy.core import rawjson
 from comfyproxy.core.errors import ComfyproxyError
+from comfyproxy.core.words import nearest
 from comfyproxy.settings.kinds import convert, kinds
-from comfyproxy.settings.problems import Problem, nearest
+from comfyproxy.settings.problems import Problem
 from comfyproxy.settings.rules import Range
 
 
@@ -64,13 +64,13 @@ def read_trace(file: Path) -> list[TraceJob]:
 
 def write_trace(file: Path, jobs: Iterable[TraceJob]) -> None:
     """Write jobs to a file. Raises OSError."""
-    file.write_bytes(b"".join(msgspec.json.encode(_short(job)) + b"\n" for job in jobs))
+    file.write_bytes(b"".join(rawjson.encode(_short(job)) + b"\n" for job in jobs))
 
 
 def _job(line: bytes) -> TraceJob:
     try:
-        found = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        found = rawjson.decode(line)
+    except ValueError as exc:
         raise ValueError(f"not valid JSON: {exc}") from exc
     if not isinstance(found, dict):
         raise ValueError(f'expected an object as {{"at_s": 0, "run_s": 10}}, found {_shown(found)}')
@@ -104,4 +104,4 @@ def _short(job: TraceJob) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return rawjson.encode(value).decode()

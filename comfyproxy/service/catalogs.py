@@ -79,7 +79,7 @@ class Catalogs:
         max_age_s: float,
     ) -> None:
         self._fleet, self._sources, self._features = fleet, sources, features
-        self._now, self._max_age_s = now, max_age_s
+        self._now, self.max_age_s = now, max_age_s
         self._built: Recent[_Built] = Recent(MAX_PATHS)
 
     async def object_info(self) -> Document | Refusal:
@@ -151,7 +151,7 @@ class Catalogs:
                 built.document = await self._sources.worker.run(size, lambda: Document(unite(values)))
                 built.contents = tuple(contents)
             built.generation = generation
-            built.fresh_until_s = self._sources.fresh_until_s(path, backends, max_age_s=self._max_age_s)
+            built.fresh_until_s = self._sources.fresh_until_s(path, backends, max_age_s=self.max_age_s)
             return built.document
 
     def _is_current(self, built: _Built) -> bool:
@@ -161,7 +161,7 @@ class Catalogs:
         """Return the backends whose answers count, once they have been asked lately. Raises NoBackend."""
         while True:
             backends = self._healthy() if path != paths.FEATURES else [self._fleet.home()]
-            await self._sources.refresh(path, backends, max_age_s=self._max_age_s)
+            await self._sources.refresh(path, backends, max_age_s=self.max_age_s)
             # One that did not answer may be out now, and another one be home.
             left = self._healthy() if path != paths.FEATURES else [self._fleet.home()]
             if all(backend in backends for backend in left):

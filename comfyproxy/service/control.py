@@ -43,7 +43,7 @@ class Control:
         self._withdrawals, self._settler, self._dispatcher = withdrawals, settler, dispatcher
         self._observer = observer
         self._wall_clock = wall_clock
-        self._may_interrupt_all = may_interrupt_all
+        self.may_interrupt_all = may_interrupt_all
 
     async def known(self, prompt_id: str) -> bool:
         """Whether there is, or was, such a job."""
@@ -71,7 +71,7 @@ class Control:
         if prompt_id is not None:
             await self._interrupt(self._admitted([prompt_id]))
             return
-        if not self._may_interrupt_all:
+        if not self.may_interrupt_all:
             raise BadRequest(
                 "prompt_id_required",
                 "An interrupt must name its prompt here",

@@ -44,7 +44,7 @@ class Failover:
         self._board, self._fleet, self._placement = board, fleet, placement
         self._dispatcher, self._settler = dispatcher, settler
         self._ghosts, self._observer, self._spawn = ghosts, observer, spawn
-        self._is_enabled, self._max_retries, self._retry_on = is_enabled, max_retries, retry_on
+        self.is_enabled, self.max_retries, self.retry_on = is_enabled, max_retries, retry_on
 
     def lose(self, live: LiveJob, why: str, *, may_run_on: bool = False) -> None:
         """Take a job from a backend that is dead, has forgotten it, or hangs.
@@ -67,7 +67,7 @@ class Failover:
             self._ghosts.leave(live, backend)
         # Losses on the way are no attempts of a backend's, but they may be the job's doing all the same.
         tried = max(live.job.attempts, len(live.losses))
-        if not self._is_enabled or tried > self._max_retries:
+        if not self.is_enabled or tried > self.max_retries:
             self.give_up(live)
             return
         log.warning("prompt %s runs again elsewhere (attempt %d): %s", live.prompt_id, tried + 1, why)
@@ -82,7 +82,7 @@ class Failover:
 
         Its client has not heard of the error yet, and does not. Returns whether it runs again. The job is at rest.
         """
-        if "out_of_memory" not in self._retry_on or not outcome.is_out_of_memory:
+        if "out_of_memory" not in self.retry_on or not outcome.is_out_of_memory:
             return False
         backend = self._fleet.get(live.job.backend)
         if backend is None or live.was_moved_for_memory or live.moving is not None:

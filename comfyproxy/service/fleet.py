@@ -26,7 +26,7 @@ _CANCEL_ROUTES_SINCE = (0, 26)
 # The oldest version seen to honour the id of POST /interrupt.
 _INTERRUPTS_BY_ID_SINCE = (0, 3, 64)
 # What the scheduler must know at once; the second ones change who can run what.
-_DECISIVE = frozenset({"health", "is_drained", "epoch", "queue_remaining", "catalog", "settings"})
+_DECISIVE = frozenset({"health", "is_drained", "is_leaving", "epoch", "queue_remaining", "catalog", "settings"})
 _ABILITIES = frozenset({"catalog", "settings"})
 
 
@@ -39,7 +39,8 @@ class Backend:
     client: "BackendApi"
     link: "Link | None" = None
     health: Health = field(default_factory=Health)
-    is_drained: bool = False
+    is_drained: bool = False  # an operator wants it so
+    is_leaving: bool = False  # it is not configured any more, and finishes what it has
     epoch: int = 0  # how often it has come up: its temp folder, queue and history may be empty since
     in_flight: set[str] = field(default_factory=set)  # prompt ids of our jobs there
     visitors: set[str] = field(default_factory=set)  # prompt ids that are there only to be validated
@@ -78,8 +79,8 @@ class Backend:
 
     @property
     def is_ready(self) -> bool:
-        """Healthy and not drained."""
-        return self.health.healthy and not self.is_drained
+        """Healthy, and neither drained nor about to leave."""
+        return self.health.healthy and not self.is_drained and not self.is_leaving
 
     @property
     def is_available(self) -> bool:
@@ -94,7 +95,7 @@ class Backend:
     @property
     def state(self) -> str:
         """One word for the operator."""
-        if self.is_drained:
+        if self.is_drained or self.is_leaving:
             return "draining" if self.in_flight else "drained"
         if not self.health.healthy:
             return "unhealthy" if self.epoch or self.last_error else "starting"
@@ -129,6 +130,10 @@ class Backend:
             parts.append(int(digits or 0))
         return tuple(parts) >= wanted
 
+    def declares(self, capabilities: frozenset[str]) -> bool:
+        """Whether the operator says that it is good for all of them; who says nothing means everything."""
+        return not self.settings.capabilities or capabilities <= set(self.settings.capabilities)
+
 
 class Fleet:
     """All configured backends.
@@ -149,19 +154,22 @@ class Fleet:
         self._touched = dict.fromkeys(backends)
         for backend in backends:
             backend.on_touched = self._note_touched
-        self._health_check = health_check
+        self.health_check = health_check
         self._now = now
         self._since_s = now()
         self._observer = observer
         self._home: Backend | None = None
-        self.prefixes = prefix_outputs and len(backends) > 1
-        self.names = frozenset(str(name) for name in self._backends)
+        self._prefix_outputs = prefix_outputs
+        self.prefixes = False
+        self.names: frozenset[str] = frozenset()
+        self._renamed()
         self.combos = Combos()
         for backend in backends:
             self.note_catalog(backend, backend.catalog)
         self.on_restored: Callable[[Backend], None] = lambda backend: None
         self.on_ejected: Callable[[Backend], None] = lambda backend: None
         self.on_suspicion: Callable[[Backend], None] = lambda backend: None
+        self.on_left: Callable[[Backend], None] = lambda backend: None
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends.values())
@@ -172,6 +180,35 @@ class Fleet:
     def get(self, backend_id: BackendId | str | None) -> Backend | None:
         """Return a backend by its name."""
         return self._backends.get(BackendId(backend_id)) if backend_id is not None else None
+
+    def add(self, backend: Backend) -> None:
+        """Take in a backend that has been configured just now."""
+        backend.last_alive_s = self._now()  # that is since when its silence counts
+        self._backends[backend.id] = backend
+        backend.on_touched = self._note_touched
+        backend.touch()
+        self._renamed()
+
+    def remove(self, backend: Backend) -> None:
+        """Let a backend go; nothing of ours is there any more."""
+        self.note_catalog(backend, None)
+        del self._backends[backend.id]
+        backend.on_touched = None
+        self._touched.pop(backend, None)
+        if self._home is backend:
+            self._home = None
+        self._renamed()
+        self.on_left(backend)
+
+    def arrange(self, names: list[BackendId]) -> None:
+        """Put the backends in this order, and those that are not named behind them."""
+        there = self._backends
+        self._backends = {name: there[name] for name in dict.fromkeys((*names, *there)) if name in there}
+
+    def _renamed(self) -> None:
+        self.names = frozenset(str(name) for name in self._backends)
+        # Clients hold names with a prefix until the next start, also where only one backend is left.
+        self.prefixes = self.prefixes or (self._prefix_outputs and len(self._backends) > 1)
 
     def take_touched(self) -> list[Backend]:
         """Return the backends of which something decisive has changed since the last time, in order."""
@@ -206,6 +243,8 @@ class Fleet:
 
     def note_catalog(self, backend: Backend, catalog: Catalog | None) -> None:
         """Record what a backend can run; None where that is not known any more, or where it is gone."""
+        if self._backends.get(backend.id) is not backend:
+            return  # it has left before it answered
         self.combos.note(backend.id, catalog)
         backend.catalog = catalog
 
@@ -244,7 +283,7 @@ class Fleet:
         """Fold in the outcome of one probe."""
         if ok:
             self.note_alive(backend)
-        check = self._health_check
+        check = self.health_check
         self._set_health(backend, health_rules.observe(backend.health, ok, rise=check.rise, fall=check.fall))
 
     def silent_for_s(self, backend: Backend) -> float:

@@ -16,7 +16,7 @@ class LiveJob:
     job: Job
     needs: Needs | None = None  # what a backend must have for it; None where nobody has looked
     kind: str = ""  # of workflow: those of one kind take about the same time
-    priority: int = 0
+    priority: int = 0  # the larger, the more urgent
     why: str = ""  # it goes where it goes, for people
     is_claimed: bool = False  # whoever takes it in sends it, once the scheduler says where to
     is_admitted: bool = False  # its client has been, or is being, told 200: it counts and shows in the queue

@@ -57,7 +57,7 @@ class Mirror:
     def __init__(self, fleet: Fleet, spawn: Spawn, *, wait_s: float = WAIT_FOR_OTHERS_S) -> None:
         self._fleet, self._spawn, self._wait_s = fleet, spawn, wait_s
         self._turn = asyncio.Lock()  # the others get the writes in the order in which home took them
-        self._queues = {backend.id: _Queue(backend, fleet) for backend in fleet}
+        self._queues: dict[BackendId, _Queue] = {}
 
     async def write(self, write: Write) -> Written:
         """Write at home and, where home took it, everywhere; return home's answer.
@@ -69,9 +69,7 @@ class Mirror:
             if answer.status >= 400:
                 return answer
             waiting = [
-                self._queues[backend.id].put(write, self._spawn)
-                for backend in self._fleet
-                if backend.id != answer.backend
+                self._queue(backend).put(write, self._spawn) for backend in self._fleet if backend.id != answer.backend
             ]
         ready = [done for backend, done in waiting if backend.is_ready]
         if ready:
@@ -80,12 +78,22 @@ class Mirror:
 
     def restored(self, backend: Backend) -> None:
         """Bring a backend what it missed."""
-        self._queues[backend.id].start(self._spawn)
+        self._queue(backend).start(self._spawn)
+
+    def forget(self, backend: Backend) -> None:
+        """Let go of what a backend that has left did not get."""
+        if (queue := self._queues.pop(backend.id, None)) is not None:
+            queue.close()
 
     def close(self) -> None:
         """Let go of all that was not delivered."""
         for queue in self._queues.values():
             queue.close()
+
+    def _queue(self, backend: Backend) -> "_Queue":
+        if (queue := self._queues.get(backend.id)) is None:
+            queue = self._queues[backend.id] = _Queue(backend, self._fleet)
+        return queue
 
     async def _at_home(self, write: Write) -> Written:
         while True:

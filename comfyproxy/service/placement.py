@@ -6,8 +6,9 @@ from itertools import islice
 
 from comfyproxy.core.jobs import BackendId, Payload
 from comfyproxy.core.needs import ANYWHERE, Needs, NeedsPool, read
+from comfyproxy.core.options import Options
 from comfyproxy.core.scheduling.scheduler import Scheduler
-from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Request
+from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Outlook, Request
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
 
@@ -84,9 +85,16 @@ class Placement:
 
     # Who can run what
 
+    @staticmethod
+    def needs(live: LiveJob) -> Needs:
+        """Return what a job needs, as far as somebody has looked."""
+        if live.needs is not None:
+            return live.needs
+        return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)
+
     def has_able(self, live: LiveJob) -> bool:
         """Whether some backend is ready that can run the job, with room or not."""
-        needs, excluded = _needs(live), self._excluded(live)
+        needs, excluded = self.needs(live), self._excluded(live)
         return any(
             backend.is_ready and backend.id not in excluded and backend.offer.can(needs) for backend in self._fleet
         )
@@ -105,20 +113,37 @@ class Placement:
         """
         self._listen()
         excluded = self._excluded(live)
-        able = self.scheduler.able(_needs(live), excluded)
+        able = self.scheduler.able(self.needs(live), excluded)
         ready = list(islice(self._in_turn(able), LOOK))
         if not ready and not live.is_admitted and live.job.pinned is None:
             ready = list(islice((each for each in self._in_turn(None) if each.id not in excluded), LOOK))
         return min(ready, key=lambda backend: (not backend.in_flight, len(backend.visitors)), default=None)
 
-    def missing(self, needs: Needs) -> dict[BackendId, list[str]]:
-        """Return what each backend lacks of what a job needs, for people."""
-        return {backend.id: [str(each) for each in backend.offer.missing(needs)] for backend in self._fleet}
+    def outlook(self, live: LiveJob, backend: Backend) -> Outlook:
+        """Return how long a job would take on a backend, as far as is known."""
+        self._listen()
+        return self.scheduler.outlook(self._request(live), backend.id, self._now())
 
-    def describe(self, live: LiveJob, payload: Payload) -> None:
-        """Note what a job needs and of which kind it is, as far as the fleet's catalogs are known."""
-        reading = read(payload.graph, self._fleet.combos, pinned=live.job.pinned, share=self._pool.share)
-        live.needs, live.kind = reading.needs, reading.kind
+    def would_go_to(self, live: LiveJob) -> BackendId | None:
+        """Return the backend that a job would go to if it were alone; None if none has room that may have it."""
+        self._listen()
+        return self.scheduler.would_go_to(self._request(live), self._now())
+
+    def describe(self, live: LiveJob, payload: Payload, options: Options) -> None:
+        """Note what a job needs, how urgent and of which kind it is, as far as the fleet's catalogs are known."""
+        reading = read(
+            payload.graph,
+            self._fleet.combos,
+            capabilities=options.capabilities,
+            pinned=live.job.pinned,
+            share=self._pool.share,
+        )
+        live.needs, live.kind, live.priority = reading.needs, reading.kind, options.priority
+
+    def left(self, backend: Backend) -> None:
+        """Forget a backend; none of our jobs is there any more."""
+        self._epochs.pop(backend.id, None)
+        self.scheduler.remove_backend(backend.id)
 
     def _in_turn(self, names: Collection[BackendId] | None) -> Iterator[Backend]:
         """Yield the ready backends of some names (None: of all), each time from another one on."""
@@ -136,7 +161,7 @@ class Placement:
             client=live.job.client_id or "",
             number=live.job.number,
             priority=live.priority,
-            needs=_needs(live),
+            needs=self.needs(live),
             kind=live.kind,
             excluded=self._excluded(live),
         )
@@ -151,7 +176,7 @@ class Placement:
             return frozenset()
         excluded = live.unreachable.union(live.refused, live.ghosts)
         if live.is_admitted and (live.unreachable or live.ghosts):
-            needs = _needs(live)
+            needs = self.needs(live)
             able = {each.id for each in self._fleet if each.id not in live.refused and each.offer.can(needs)}
             if able and able <= excluded:
                 return frozenset(each.id for each in self._fleet)
@@ -163,13 +188,13 @@ class Placement:
             epoch = self._epochs.get(backend.id)
             if backend.takes_other_jobs:
                 backend.takes_other_jobs = False
-                metadata = backend.settings.metadata
+                preference = backend.settings.preference
                 self.scheduler.set_backend(
                     BackendSpec(
                         backend=backend.id,
                         max_concurrent=backend.settings.max_concurrent,
-                        weight=metadata.get("weight"),
-                        priority=metadata.get("priority"),
+                        weight=preference.weight,
+                        priority=preference.priority,
                         can=backend.offer.can,
                     )
                 )
@@ -179,9 +204,3 @@ class Placement:
                     self.scheduler.restarted(backend.id)
             self.scheduler.set_foreign(backend.id, backend.foreign)
             self.scheduler.set_ready(backend.id, backend.is_ready)
-
-
-def _needs(live: LiveJob) -> Needs:
-    if live.needs is not None:
-        return live.needs
-    return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)

@@ -68,6 +68,9 @@ class Link(Protocol):
 
     @property
     def connected(self) -> bool: ...
+    async def run(self) -> None:
+        """Be connected, until cancelled."""
+
     def drop(self, reason: str = "") -> None:
         """Close and connect again: it has gone deaf."""
 

@@ -25,7 +25,7 @@ RETRY_LEARN_S = 10.0
 
 
 class Prober:
-    """One task per backend.
+    """Probes; one task per backend runs `watch`.
 
     Args:
         interval_s: between two probes of a healthy backend.
@@ -45,20 +45,26 @@ class Prober:
         jitter: Callable[[float, float], float],
     ) -> None:
         self._fleet, self._reconciler, self._sources, self._observer = fleet, reconciler, sources, observer
-        self._interval_s, self._now, self._jitter = interval_s, now, jitter
-        self._wanted: dict[BackendId, asyncio.Event] = {backend.id: asyncio.Event() for backend in fleet}
+        self.interval_s, self._now, self._jitter = interval_s, now, jitter
+        self._wanted: dict[BackendId, asyncio.Event] = {}  # of those that are watched
         self._tried_s: dict[BackendId, float] = {}  # when each was last asked what it can do
         self.on_load: Callable[[], None] = lambda: None
 
-    async def run(self) -> None:
-        """Probe, for ever."""
-        async with asyncio.TaskGroup() as group:
-            for backend in self._fleet:
-                group.create_task(self._watch(backend), name=f"prober of {backend.id}")
-
     def suspect(self, backend: Backend) -> None:
-        """Look at a backend soon."""
-        self._wanted[backend.id].set()
+        """Look at a backend soon; one that has left does not matter."""
+        if (wanted := self._wanted.get(backend.id)) is not None:
+            wanted.set()
+
+    def forget(self, backend: Backend) -> None:
+        """Let go of a backend that has left; nobody watches it any more."""
+        self._wanted.pop(backend.id, None)
+        self._tried_s.pop(backend.id, None)
+
+    def probe_every(self, interval_s: float) -> None:
+        """Let another interval hold from now on, also for those probes that are due by the old one."""
+        self.interval_s = interval_s
+        for wanted in self._wanted.values():
+            wanted.set()
 
     def relearn(self, backend: Backend) -> None:
         """Look at a backend soon, and ask it again what it can do: it may have been restarted."""
@@ -67,8 +73,9 @@ class Prober:
         self._reconciler.haunt(backend)
         self.suspect(backend)
 
-    async def _watch(self, backend: Backend) -> None:
-        wanted = self._wanted[backend.id]
+    async def watch(self, backend: Backend) -> None:
+        """Probe a backend, for ever."""
+        wanted = self._wanted.setdefault(backend.id, asyncio.Event())
         while True:
             wanted.clear()
             is_answering = await self._probe(backend)
@@ -76,9 +83,9 @@ class Prober:
                 await asyncio.sleep(EAGER_S if self._reconciler.is_haunted(backend) else RISING_S)
                 continue
             # A failing backend raises suspicion all the time: it still gets this rest.
-            eager_s = min(EAGER_S, self._interval_s)
+            eager_s = min(EAGER_S, self.interval_s)
             await asyncio.sleep(RISING_S if is_answering else self._jitter(0.5, 1.0) * eager_s)
-            rest_s = self._interval_s * self._jitter(0.9, 1.1) if is_answering else eager_s
+            rest_s = self.interval_s * self._jitter(0.9, 1.1) if is_answering else eager_s
             try:
                 async with asyncio.timeout(rest_s):
                     await wanted.wait()

@@ -43,7 +43,7 @@ class Reconciler:
         self._board, self._fleet, self._settler, self._streams = board, fleet, settler, streams
         self._failover, self._ghosts = failover, ghosts
         self._now, self._wall_clock = now, wall_clock
-        self._heartbeat_timeout_s, self._stall_timeout_s = heartbeat_timeout_s, stall_timeout_s
+        self.heartbeat_timeout_s, self.stall_timeout_s = heartbeat_timeout_s, stall_timeout_s
         self._haunted = {backend.id for backend in fleet}  # may have prompts that have moved on
 
     def haunt(self, backend: Backend) -> None:
@@ -99,7 +99,7 @@ class Reconciler:
     def failed(self, backend: Backend, reason: str, *, is_dead: bool) -> None:
         """Note that a probe failed. Silence is no proof of death, unless it lasts for the heartbeat timeout."""
         silent_s = self._fleet.silent_for_s(backend)
-        if not is_dead and silent_s <= self._heartbeat_timeout_s:
+        if not is_dead and silent_s <= self.heartbeat_timeout_s:
             return
         why = reason if is_dead else f"no sign of life for {silent_s:.0f} s: {reason}"
         self.haunt(backend)
@@ -130,7 +130,7 @@ class Reconciler:
     def _watch_for_stall(self, live: LiveJob, backend: Backend) -> None:
         """Take a job away that shows no progress, and its backend out until it has let go of it."""
         silent_s = self._now() - live.heard_s
-        if self._stall_timeout_s is None or silent_s <= self._stall_timeout_s or not _is_settled_there(live, backend):
+        if self.stall_timeout_s is None or silent_s <= self.stall_timeout_s or not _is_settled_there(live, backend):
             return
         why = f"Backend {backend.id} hangs: no progress of this prompt for {silent_s:.0f} s"
         self.haunt(backend)

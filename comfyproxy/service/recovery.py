@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from comfyproxy.core.jobs import Job, JobState
+from comfyproxy.core.options import options_of
 from comfyproxy.core.ports import JobStore
 from comfyproxy.service.board import Board
 from comfyproxy.service.dispatcher import Dispatcher
@@ -60,6 +61,6 @@ async def _read(jobs: Sequence[Job], store: JobStore, placement: Placement) -> l
         for job in batch:
             live = LiveJob(job, is_admitted=True, is_gapless=False)
             if (payload := payloads.get(job.prompt_id)) is not None:
-                placement.describe(live, payload)
+                placement.describe(live, payload, options_of(payload))
             found.append(live)
     return found

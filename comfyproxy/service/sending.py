@@ -80,7 +80,7 @@ class Sender:
         self._fleet, self._payloads, self._files = fleet, payloads, files
         self._ghosts, self._observer = ghosts, observer
         self._client_id, self._now = client_id, now
-        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self.heartbeat_timeout_s = heartbeat_timeout_s
         self._look_again_s = look_again_s
 
     async def deliver(self, live: LiveJob, backend: Backend, *, number: float) -> Verdict:
@@ -136,7 +136,7 @@ class Sender:
                 return None
             except UpstreamError as exc:
                 bad += isinstance(exc, BadAnswer)
-                if bad >= MAX_BAD_ANSWERS or self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
+                if bad >= MAX_BAD_ANSWERS or self._fleet.silent_for_s(backend) > self.heartbeat_timeout_s:
                     log.warning("prompt %s: %s cannot be asked for it any longer: %s", live.prompt_id, backend.id, exc)
                     self._ghosts.leave(live, backend.id)
                     return None

@@ -50,7 +50,7 @@ class Settler:
         self._board, self._store, self._fleet = board, store, fleet
         self._streams, self._observer, self._spawn = streams, observer, spawn
         self._wall_clock = wall_clock
-        self._heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
+        self.heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
         self.on_lost: Callable[[LiveJob, str], None] = lambda live, why: None
         self.runs_again: Callable[[LiveJob, history.Outcome], bool] = lambda live, outcome: False
         self.on_ended: Callable[[Job, bytes], None] = lambda job, entry: None
@@ -179,7 +179,7 @@ class Settler:
                 continue
             except UpstreamError as exc:
                 self._fleet.note_failure(backend, exc)
-                is_silent = self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s
+                is_silent = self._fleet.silent_for_s(backend) > self.heartbeat_timeout_s
                 if isinstance(exc, ConnectionRefused) or is_silent:
                     raise
                 await asyncio.sleep(self._retry_s)

@@ -82,7 +82,7 @@ class Sources:
     """
 
     def __init__(self, fleet: Fleet, *, now: Callable[[], float], patience_s: float) -> None:
-        self._fleet, self._now, self._patience_s = fleet, now, patience_s
+        self._fleet, self._now, self.patience_s = fleet, now, patience_s
         self._paths: OrderedDict[str, dict[BackendId, _Known]] = OrderedDict()
         self._pool = Pool()
         self.worker = Worker()
@@ -117,6 +117,12 @@ class Sources:
                 known.asked_s = known.answered_s = -math.inf
         self.generation += 1
 
+    def forget(self, backend: Backend) -> None:
+        """Let go of what a backend said that has left; one that is called the same may be another server."""
+        for known_of in self._paths.values():
+            known_of.pop(backend.id, None)
+        self.generation += 1
+
     async def refresh(self, path: str, backends: Sequence[Backend], *, max_age_s: float) -> None:
         """Ask those backends at a path whose answers are older than that, or wait for those who are being asked.
 
@@ -132,9 +138,9 @@ class Sources:
             task = known.task
             if task is None and now - known.asked_s >= max_age_s:
                 task = self._ask(backend, path)
-            if task is not None and known.asked_s + self._patience_s > now:
+            if task is not None and known.asked_s + self.patience_s > now:
                 waited.append(task)
-                until = max(until, known.asked_s + self._patience_s)
+                until = max(until, known.asked_s + self.patience_s)
         if waited:
             await self._wait(waited, timeout_s=until - now)
         while not any(known.content or known.refusal for known in known_of.values()):

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from comfyproxy.core import prompts, rawjson
 from comfyproxy.core.errors import (
@@ -18,6 +19,7 @@ from comfyproxy.core.errors import (
     UpstreamFailed,
 )
 from comfyproxy.core.jobs import BackendId, Job, JobState
+from comfyproxy.core.options import Options
 from comfyproxy.core.ports import JobStore, StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL, Envelope
 from comfyproxy.service.board import Board
@@ -78,7 +80,7 @@ class Submissions:
         self._wall_clock, self._mint_id = wall_clock, mint_id
         self._own_ids: Flights[Receipt] = Flights("submission of")
         self._fingerprints: dict[str, str] = {}  # of the submissions under way, by the client's own id
-        self._max_jobs, self._wait_for_backend_s = max_jobs, wait_for_backend_s
+        self.max_jobs, self.wait_for_backend_s = max_jobs, wait_for_backend_s
         self._restored = asyncio.Event()
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -97,11 +99,11 @@ class Submissions:
         """Stop what `finish` was not given the time for; a restart looks for those prompts."""
         await self._own_ids.close()
 
-    async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
+    async def submit(self, body: bytes, *, asked: Mapping[str, Any] | None = None) -> Receipt:
         """Take a prompt in and return the answer for its client.
 
         Args:
-            pinned: the only backend that may run it.
+            asked: options from the request's headers, which come before those in its body.
 
         Raises BadRequest, NoBackend, BackendUnavailable, QueueFull, UpstreamFailed, ShuttingDown, StoreUnavailable.
         """
@@ -111,7 +113,7 @@ class Submissions:
         self._under_way += 1
         self._idle.clear()
         try:
-            receipt = await self._submit(body, self._pinned(pinned))
+            receipt = await self._submit(body, asked)
         except Exception as exc:
             outcome = (
                 "store_unavailable" if isinstance(exc, StoreUnavailable) else getattr(exc, "kind", "internal_error")
@@ -125,20 +127,25 @@ class Submissions:
         self._observer.submitted("accepted" if receipt.status == 200 else "refused")
         return receipt
 
-    def _pinned(self, name: str | None) -> BackendId | None:
+    def _pinned(self, options: Options) -> BackendId | None:
+        """Return the only backend that may run it, if there is to be one. Raises BadRequest, BackendUnavailable."""
+        name = options.backend
         if name is None:
+            _require_capable(self._fleet, options.capabilities, "No backend is")
             return None
         backend = self._fleet.get(name)
         if backend is None:
             raise BadRequest("unknown_backend", f"There is no backend called {name!r}")
+        _require_capable([backend], options.capabilities, f"Backend {name} is not")
         if not backend.is_ready:
             raise BackendUnavailable(f"Backend {name} is {backend.state}", details=backend.last_error or "")
         return backend.id
 
-    async def _submit(self, body: bytes, pinned: BackendId | None) -> Receipt:
-        envelope = prompts.parse(body)
+    async def _submit(self, body: bytes, asked: Mapping[str, Any] | None) -> Receipt:
+        envelope = prompts.parse(body, asked)
         if envelope is None:
             return await self._let_refuse(body)
+        pinned = self._pinned(envelope.options)
         prompt_id = self._mint_id() if envelope.prompt_id is None else envelope.prompt_id
         self.on_taken(prompt_id)
         try:
@@ -186,10 +193,10 @@ class Submissions:
         return _accepted(job)
 
     async def _new(self, envelope: Envelope, prompt_id: str, pinned: BackendId | None) -> Receipt:
-        if self._board.count + self._under_way > self._max_jobs:
+        if self._board.count + self._under_way > self.max_jobs:
             raise QueueFull(
                 "The queue is full",
-                details=f"{self._board.count} prompts are unfinished, and {self._max_jobs} may be",
+                details=f"{self._board.count} prompts are unfinished, and {self.max_jobs} may be",
             )
         await self._wait_for_backend()
         job = Job(
@@ -202,7 +209,7 @@ class Submissions:
             pinned=pinned,
         )
         live = LiveJob(job, secrets=envelope.secrets)
-        self._placement.describe(live, envelope.payload)
+        self._placement.describe(live, envelope.payload, envelope.options)
         self._board.payloads.remember(prompt_id, envelope.payload)
         self._board.add(live)
         async with live.transition():
@@ -294,7 +301,7 @@ class Submissions:
     async def _wait_for_backend(self) -> None:
         """Wait until some backend is ready, if that is configured. Raises NoBackend, ShuttingDown."""
         try:
-            async with asyncio.timeout(self._wait_for_backend_s):
+            async with asyncio.timeout(self.wait_for_backend_s):
                 while not self._fleet.ready() and not self.is_stopping:
                     self._restored.clear()
                     await self._restored.wait()
@@ -306,6 +313,14 @@ class Submissions:
     def _require_backend(self) -> None:
         if not self._fleet.ready():
             raise NoBackend("No ComfyUI backend is available", details=self._fleet.describe_absence())
+
+
+def _require_capable(backends: Iterable[Backend], capabilities: frozenset[str], who: str) -> None:
+    """Raise BadRequest unless one of the backends declares all of the capabilities."""
+    if capabilities and not any(backend.declares(capabilities) for backend in backends):
+        declared = sorted({name for backend in backends for name in backend.settings.capabilities})
+        message = f"{who} capable of: {', '.join(sorted(capabilities))}"
+        raise BadRequest("no_capable_backend", message, details=f"declared: {', '.join(declared)}")
 
 
 def _receipt(verdict: Verdict, backend: Backend) -> Receipt:

@@ -13,9 +13,9 @@ class Tasks:
         self._loops: set[asyncio.Task[None]] = set()
         self._works: set[asyncio.Task[None]] = set()
 
-    def loop(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        """Start what goes on until the process stops."""
-        self._start(work, name, self._loops)
+    def loop(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Start what goes on until the process stops, or somebody cancels it."""
+        return self._start(work, name, self._loops)
 
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Start what ends by itself."""

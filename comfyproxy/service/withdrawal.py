@@ -51,7 +51,7 @@ class Withdrawals:
 
     def __init__(self, fleet: Fleet, spawn: Spawn, *, heartbeat_timeout_s: float, retry_s: float = RETRY_S) -> None:
         self._fleet, self._spawn = fleet, spawn
-        self._heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
+        self.heartbeat_timeout_s, self._retry_s = heartbeat_timeout_s, retry_s
         self._wanted: dict[BackendId, dict[str, asyncio.Future[Whereabouts]]] = {}
 
     async def take_back(self, backend: Backend, id_on_backend: str) -> Whereabouts:
@@ -94,7 +94,7 @@ class Withdrawals:
             except UpstreamError as exc:
                 self._fleet.note_failure(backend, exc)
                 bad += isinstance(exc, BadAnswer)
-                if bad >= MAX_BAD_ANSWERS or self._fleet.silent_for_s(backend) > self._heartbeat_timeout_s:
+                if bad >= MAX_BAD_ANSWERS or self._fleet.silent_for_s(backend) > self.heartbeat_timeout_s:
                     log.warning(
                         "%s does not answer: %d prompts to take back are given up there", backend.id, len(prompt_ids)
                     )

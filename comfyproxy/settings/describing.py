@@ -26,13 +26,6 @@ def describe(settings: Settings) -> str:
 def warnings(settings: Settings) -> list[str]:
     """Return what is allowed and yet not what somebody would expect; a line each."""
     lines = []
-    strategy = settings.nodes.load_balancing.strategy
-    if strategy != "least_loaded":
-        lines.append(
-            f"nodes.load_balancing.strategy: {strategy} is not there yet; least_loaded is used in its place for now"
-        )
-    if any(node.capabilities for node in settings.nodes.static_nodes):
-        lines.append("nodes.static_nodes: capabilities are read and not used yet; node classes decide what runs where")
     if settings.outputs.keep and settings.outputs.shared:
         lines.append("outputs.keep: copies are shown only where outputs are not shared; they are made for nothing")
     check = settings.nodes.health_check

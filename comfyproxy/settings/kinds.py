@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from comfyproxy.settings.problems import nearest
+from comfyproxy.core.words import nearest
 from comfyproxy.settings.rules import BareWord, Range
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")

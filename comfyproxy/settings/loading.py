@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from comfyproxy.core.words import nearest
 from comfyproxy.settings.backends import parse_backends
 from comfyproxy.settings.kinds import Kind, convert, every_key, from_text
-from comfyproxy.settings.problems import BadSettings, Problem, nearest
+from comfyproxy.settings.problems import BadSettings, Problem
 from comfyproxy.settings.reading import read_file
 from comfyproxy.settings.schema import Settings
 

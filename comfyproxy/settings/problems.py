@@ -1,8 +1,7 @@
 """What is wrong with a configuration, said so that whoever wrote it finds the place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from comfyproxy.core.errors import ComfyproxyError
 
@@ -28,10 +27,3 @@ class BadSettings(ComfyproxyError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = list(problems)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that was probably meant, if one is like it."""
-    by_form = {other.lower().replace("-", "_"): other for other in known}
-    found = get_close_matches(word.lower().replace("-", "_"), by_form, n=1)
-    return by_form[found[0]] if found else None

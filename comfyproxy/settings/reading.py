@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comfyproxy.core.words import nearest
 from comfyproxy.settings.backends import Placed, clashes
 from comfyproxy.settings.document import Items, Scalar, Table, Tree, joined, plain, read_document
 from comfyproxy.settings.kinds import Kind, convert, every_key, kinds
-from comfyproxy.settings.problems import Problem, nearest
-from comfyproxy.settings.schema import NodeSettings, Settings
+from comfyproxy.settings.problems import Problem
+from comfyproxy.settings.schema import NodeSettings, Preference, Settings
 
 _BAD: Any = object()  # in the place of a value whose problem is noted
 
@@ -65,8 +66,16 @@ class _Reader:
             if kind.is_required and key not in given:
                 self._note(f"{key} is missing", path, table.line)
         if section is NodeSettings:
+            if isinstance(metadata := table.entries.get("metadata", (0, None))[1], Table):
+                self._check_metadata(metadata, joined(path, "metadata"))
             self._place({key: value for key, value in given.items() if value is not _BAD}, table, path)
         return section(**given) if len(self.problems) == before else _BAD
+
+    def _check_metadata(self, table: Table, path: str) -> None:
+        """Look at what strategies read of a node's metadata, which is free form otherwise."""
+        for key, kind in kinds(Preference).items():
+            if key in table.entries:
+                self.value(kind, table.entries[key][1], joined(path, key))
 
     def _place(self, good: Mapping[str, Any], table: Table, path: str) -> None:
         """Note where a node is, also where something else in it is wrong: no two may be in one place."""

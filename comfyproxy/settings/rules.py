@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from comfyproxy import plugins
+
 MAX_NAME = 64
 _UNFIT = re.compile(r'[/\\:*?"<>|]')
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/\\@?#,;]+", re.IGNORECASE)
@@ -58,6 +60,12 @@ def checked_path(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as exc:
         raise ValueError(f"expected a path, found {path} ({exc})") from None
+
+
+def checked_strategy(name: str) -> str:
+    """Return the name of a strategy that is built in, or installed and fit for use."""
+    plugins.make_strategy(name)
+    return name
 
 
 def checked_origin(text: str) -> str:

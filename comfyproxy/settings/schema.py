@@ -10,12 +10,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from comfyproxy.settings.addresses import COMFYUI_PORT, Address, checked_host, checked_url, parse_url
-from comfyproxy.settings.rules import BareWord, Range, checked_name, checked_origin, checked_path, checked_text
+from comfyproxy.settings.rules import (
+    BareWord,
+    Range,
+    checked_name,
+    checked_origin,
+    checked_path,
+    checked_strategy,
+    checked_text,
+)
 
 Seconds = Annotated[float, Range(above=0, unit="seconds")]
 Megabytes = Annotated[float, Range(above=0, unit="megabytes")]  # of 1024 * 1024 bytes
 Count = Annotated[int, Range(minimum=1)]
 Port = Annotated[int, Range(minimum=1, maximum=65535)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """The keys of a node's `metadata` that strategies read; all others are free."""
+
+    weight: Annotated[float, Range(above=0)] | None = None  # share of the prompts under `weighted`
+    priority: Count | None = None  # 1 is used first under `priority_based`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +61,17 @@ class NodeSettings:
         for name, value in {"host": address.host, "port": address.port, "url": str(address)}.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def preference(self) -> Preference:
+        """What strategies read of the metadata."""
+        return Preference(weight=self.metadata.get("weight"), priority=self.metadata.get("priority"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadBalancing:
     """How a backend is chosen for a prompt."""
 
-    strategy: Literal["least_loaded", "round_robin", "weighted", "priority_based"] = "least_loaded"
+    strategy: Annotated[str, checked_strategy] = "least_loaded"
     enable_failover: bool = True
     max_retries: Annotated[int, Range(minimum=0)] = 3
     retry_on: tuple[Literal["out_of_memory"], ...] = ()
@@ -75,6 +96,22 @@ class Nodes:
     static_nodes: tuple[NodeSettings, ...] = ()
     load_balancing: LoadBalancing = field(default_factory=LoadBalancing)
     health_check: HealthCheck = field(default_factory=HealthCheck)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxBypassSettings:
+    """How long a prompt may be passed over by others for the sake of models that are in memory."""
+
+    count: Annotated[int, Range(minimum=0)] = 1_000
+    seconds: Annotated[float, Range(minimum=0, unit="seconds")] = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulingSettings:
+    """In which order prompts that wait go out."""
+
+    max_bypass: MaxBypassSettings = field(default_factory=MaxBypassSettings)
+    priority_ageing: Seconds = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +189,7 @@ class Settings:
     """Everything that can be configured. `Settings()` is valid: the defaults, and no backend."""
 
     nodes: Nodes = field(default_factory=Nodes)
+    scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)

@@ -59,6 +59,9 @@ class Sockets:
     def __contains__(self, sid: str) -> bool:
         return sid in self._sockets
 
+    def __len__(self) -> int:
+        return len(self._sockets)
+
     def supports(self, sid: str | None, feature: str) -> bool:
         """Whether a client said that it supports a feature."""
         return sid is not None and self._flags.get(sid, {}).get(feature) is True

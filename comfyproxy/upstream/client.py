@@ -50,6 +50,13 @@ class BackendClient(FileCalls):
         wire = Wire(backend, url, session)
         super().__init__(wire, connect_timeout_s=timeout_s, idle_timeout_s=max(answer_timeout_s, submit_timeout_s))
         self.backend, self.base_url = backend, wire.base
+        self._submit_timeout_s, self._answer_timeout_s = submit_timeout_s, answer_timeout_s
+        self.wait_for(timeout_s)
+
+    def wait_for(self, timeout_s: float) -> None:
+        """Let another timeout hold for requests from now on: for a connection to stand, and for a whole probe."""
+        submit_timeout_s, answer_timeout_s = self._submit_timeout_s, self._answer_timeout_s
+        self.connect_within(timeout_s)
         self._connect_timeout_s = timeout_s
         self._for_probe = aiohttp.ClientTimeout(total=timeout_s)
         self._for_submit = aiohttp.ClientTimeout(total=submit_timeout_s, connect=timeout_s)

@@ -43,7 +43,11 @@ class FileCalls:
     def __init__(self, wire: Wire, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
         self._wire = wire
         self._idle_timeout_s = idle_timeout_s
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_read=idle_timeout_s)
+        self.connect_within(connect_timeout_s)
+
+    def connect_within(self, timeout_s: float) -> None:
+        """Let another timeout hold for connections to stand."""
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_read=self._idle_timeout_s)
 
     async def stat_file(self, ref: FileRef) -> FileStamp | None:
         """Ask whether the backend has a file. Raises an UpstreamError."""

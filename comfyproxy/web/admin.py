@@ -4,10 +4,12 @@ from typing import Any
 
 from aiohttp import web
 
+from comfyproxy.core.errors import RequestError
 from comfyproxy.core.jobs import Job
 from comfyproxy.service.fleet import Backend
+from comfyproxy.settings import BadSettings
 from comfyproxy.web.direct import UnknownBackend
-from comfyproxy.web.keys import BOARD, DRAINS, FLEET, STORE
+from comfyproxy.web.keys import BOARD, DRAINS, FLEET, RELOADS, STORE
 
 PREFIX = "/comfyproxy/v1"
 
@@ -44,6 +46,30 @@ async def get_job(request: web.Request) -> web.Response:
     if job is None:
         return web.json_response({"error": f"no such job: {prompt_id}"}, status=404)
     return web.json_response(_job(job, is_running=board.is_running(prompt_id)))
+
+
+async def reload(request: web.Request) -> web.Response:
+    """POST /comfyproxy/v1/reload: read the configuration again; 400 with all that is wrong, and nothing has changed."""
+    try:
+        reloaded = await request.app[RELOADS].reload()
+    except BadSettings as exc:
+        raise BadConfiguration(exc) from exc
+    return web.json_response({"applied": reloaded.applied, "needs_restart": reloaded.needs_restart})
+
+
+class BadConfiguration(RequestError):
+    """The configuration cannot be used; `extra_info.problems` has each problem of it."""
+
+    status = 400
+    kind = "bad_configuration"
+
+    def __init__(self, cause: BadSettings) -> None:
+        problems = [
+            {"where": problem.where, "path": problem.path, "line": problem.line, "message": problem.message}
+            for problem in cause.problems
+        ]
+        message = "The configuration cannot be used; everything stays as it was"
+        super().__init__(message, details=str(cause), extra_info={"problems": problems})
 
 
 def _named(request: web.Request) -> Backend:
@@ -88,5 +114,6 @@ routes = [
     web.get(f"{PREFIX}/backends/{{name}}", get_backend),
     web.post(f"{PREFIX}/backends/{{name}}/drain", drain),
     web.post(f"{PREFIX}/backends/{{name}}/undrain", undrain),
+    web.post(f"{PREFIX}/reload", reload),
     web.get(f"{PREFIX}/jobs/{{prompt_id}}", get_job),
 ]

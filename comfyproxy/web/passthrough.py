@@ -8,6 +8,7 @@ from aiohttp import web
 
 from comfyproxy.core.errors import BackendUnavailable, NotDelivered, UpstreamError, UpstreamFailed
 from comfyproxy.core.headers import end_to_end
+from comfyproxy.core.options import BACKEND_HEADER
 from comfyproxy.service.file_ports import client_of
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.web.bridge import bridge, wants_websocket
@@ -15,8 +16,6 @@ from comfyproxy.web.connection import CLIENT_CLOSED_REQUEST, ClientGone, cut, is
 from comfyproxy.web.keys import FLEET
 
 log = logging.getLogger(__name__)
-
-BACKEND_HEADER = "X-Comfyproxy-Backend"
 
 
 async def home_handler(request: web.Request) -> web.StreamResponse:

@@ -2,19 +2,22 @@
 
 from aiohttp import web
 
+from comfyproxy.core import options
+from comfyproxy.core.options import BACKEND_HEADER
 from comfyproxy.web.bodies import read_body
 from comfyproxy.web.keys import MAX_BODY_BYTES, SUBMISSIONS
-from comfyproxy.web.passthrough import BACKEND_HEADER
 from comfyproxy.web.twins import both
 
 
 async def post_prompt(request: web.Request) -> web.Response:
     """POST /prompt: the job is durable and judged, and the answer is as one ComfyUI server would give it.
 
-    A header X-Comfyproxy-Backend pins the prompt to one backend.
+    Headers may ask for capabilities, one backend, or a priority: see `core/options.py`.
     """
     body = await read_body(request, request.app[MAX_BODY_BYTES])
-    receipt = await request.app[SUBMISSIONS].submit(body, pinned=request.headers.get(BACKEND_HEADER))
+    # A header that is there twice is a list that was cut in two.
+    asked = {name: ", ".join(texts) for name in options.HEADERS if (texts := request.headers.getall(name, []))}
+    receipt = await request.app[SUBMISSIONS].submit(body, asked=options.of_headers(asked))
     headers = {"Content-Type": receipt.content_type}
     if receipt.backend is not None:
         headers[BACKEND_HEADER] = receipt.backend

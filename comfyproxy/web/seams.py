@@ -1,7 +1,7 @@
 """What handlers need of the service that more than one class could give, as protocols."""
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from comfyproxy.core.jobs import Job
 from comfyproxy.service.submissions import Receipt
@@ -32,8 +32,8 @@ class Control(Protocol):
 class Submissions(Protocol):
     """Whoever takes prompts in."""
 
-    async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
-        """Take a prompt in and return the answer for its client."""
+    async def submit(self, body: bytes, *, asked: Mapping[str, Any] | None = None) -> Receipt:
+        """Take a prompt in, with the options of its headers, and return the answer for its client."""
 
 
 class Board(Protocol):

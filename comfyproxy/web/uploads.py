@@ -7,11 +7,12 @@ from aiohttp import BodyPartReader, web
 from aiohttp.hdrs import CONTENT_TRANSFER_ENCODING
 
 from comfyproxy.core.headers import end_to_end
+from comfyproxy.core.options import BACKEND_HEADER
 from comfyproxy.service.files import Files
 from comfyproxy.service.spool import Spooled
 from comfyproxy.service.uploads import Upload
 from comfyproxy.web.keys import FILES, FLEET
-from comfyproxy.web.passthrough import BACKEND_HEADER, home_handler
+from comfyproxy.web.passthrough import home_handler
 
 CHUNK_BYTES = 256 * 1024
 MAX_FIELDS_BYTES = 1024 * 1024  # all fields besides the file; they are kept in memory

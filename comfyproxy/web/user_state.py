@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from comfyproxy.core.headers import end_to_end
+from comfyproxy.core.options import BACKEND_HEADER
 from comfyproxy.service.mirroring import Write
 from comfyproxy.web.keys import FILES, FLEET, MIRROR
-from comfyproxy.web.passthrough import BACKEND_HEADER, home_handler, target_of
+from comfyproxy.web.passthrough import home_handler, target_of
 from comfyproxy.web.twins import both
 
 

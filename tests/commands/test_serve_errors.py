@@ -10,6 +10,7 @@ import pytest
 from commands_support import DEAD, invoke, running, taken_port
 
 from comfyproxy.cli import main
+from comfyproxy.service.fleet import Backend
 from comfyproxy.service.prober import Prober
 
 
@@ -106,11 +107,11 @@ async def test_errors_at_the_start_are_json_too_where_the_log_is(tmp_path: Path)
 def test_a_background_task_that_dies_ends_the_process_with_a_traceback_and_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def die(self: Prober) -> None:
+    async def die(self: Prober, backend: Backend) -> None:
         await asyncio.sleep(0)
         raise RuntimeError("a bug of the prober")
 
-    monkeypatch.setattr(Prober, "run", die)
+    monkeypatch.setattr(Prober, "watch", die)
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "--backend", DEAD, "--port", "0"]) == 1
     errors = capsys.readouterr().err
@@ -124,14 +125,14 @@ def test_an_error_of_the_system_that_comes_later_is_not_laid_to_the_port(
 ) -> None:
     listening = asyncio.Event()
 
-    async def die(self: Prober) -> None:
+    async def die(self: Prober, backend: Backend) -> None:
         await listening.wait()
         raise OSError(24, "Too many open files")
 
     def heard(line: str, **_: object) -> None:
         listening.set()
 
-    monkeypatch.setattr(Prober, "run", die)
+    monkeypatch.setattr(Prober, "watch", die)
     monkeypatch.setattr("comfyproxy.commands.process.print", heard, raising=False)
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "--backend", DEAD, "--port", "0"]) == 1

@@ -68,7 +68,10 @@ def test_every_option_exists(page: Path, capsys: pytest.CaptureFixture[str]) -> 
             assert any(span in options for options in known.values()), span
 
 
-@pytest.mark.parametrize(("page", "command"), [("docs/operations.md", "serve"), ("docs/simulator.md", "simulate")])
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [("docs/operations.md", "serve"), ("docs/simulator.md", "simulate"), ("docs/planning.md", "plan")],
+)
 def test_no_option_is_left_out(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = {row[0].strip("`") for row in rows(text_of(page)) if row[0].startswith("`--")}
     assert told == options_of(command, capsys) - {"--help"}

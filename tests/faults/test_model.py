@@ -120,7 +120,8 @@ class ServiceMachine(RuleBasedStateMachine):
         await recover(stage.board, stage.store, stage.fleet, stage.placement, stage.dispatcher, stage.reconciler)
         self.inherited = {prompt_id for name in NAMES for prompt_id in stage.backend(name).in_flight}
         stage.dispatch()
-        stage.works.spawn(prober.run(), name="prober")
+        for backend in stage.fleet:
+            stage.works.spawn(prober.watch(backend), name="prober")
 
     def die(self) -> None:
         """Let the proxy die, with all that it was doing."""

@@ -10,7 +10,6 @@ from planning_support import FirstComeFirstServed, fleet, job
 from comfyproxy.core.jobs import Job, JobState
 from comfyproxy.planning.engine import Run, simulate
 from comfyproxy.planning.fleet import FleetBackend
-from comfyproxy.planning.graphs import describe
 from comfyproxy.planning.recorded import from_records
 from comfyproxy.planning.trace import BadPlan, TraceJob
 from comfyproxy.planning.workloads import make_workload
@@ -96,25 +95,12 @@ def test_without_any_job_there_is_nothing_to_plan_with() -> None:
         from_records([])
 
 
-def graph(**inputs: object) -> bytes:
-    return json.dumps({"1": {"class_type": "Loader", "inputs": inputs}}).encode()
-
-
-def test_the_models_of_a_graph_are_one_model_set() -> None:
-    assert (
-        describe(graph(unet="b.gguf", vae="sub\\a.safetensors", text="no model")).model == "b.gguf + sub/a.safetensors"
-    )
-    assert describe(graph(image="cat.png")).model == ""
-
-
-def test_a_kind_does_not_depend_on_seeds_and_texts() -> None:
-    assert describe(graph(steps=20, seed=1, text="cat")).kind == describe(graph(steps=20.0, seed=2, text="dog")).kind
-    assert describe(graph(steps=20)).kind != describe(graph(steps=21)).kind
-    assert describe(graph(ckpt="a.ckpt")).kind != describe(graph(ckpt="b.ckpt")).kind
-
-
-@pytest.mark.parametrize(
-    "odd", [b"", b"[]", b'{"1": 7}', b'{"1": {"inputs": []}}', b'{"1": {"inputs": {"steps": NaN}}}']
-)
-def test_what_is_no_graph_has_no_models(odd: bytes) -> None:
-    assert describe(odd).model == ""
+def test_all_that_a_graph_loads_is_one_model() -> None:
+    (good, _) = records_of(short_run(job(0, 4, "x", kind="draft")))[0]
+    graph = {
+        "1": {"class_type": "UnetLoaderGGUF", "inputs": {"unet_name": "b.gguf"}},
+        "2": {"class_type": "VAELoader", "inputs": {"vae_name": "sub\\a.safetensors"}},
+        "3": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+    }
+    entry = b'{"prompt": [1, "p", %s, {}, []], "status": {}}' % json.dumps(graph).encode()
+    assert from_records([(good, entry)]).jobs[0].model == "b.gguf + sub/a.safetensors"

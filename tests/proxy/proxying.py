@@ -48,10 +48,24 @@ class Fleet:
 class Proxy(Client):
     """A running proxy as its clients see it, and a way to stop it."""
 
-    def __init__(self, url: str, stop: asyncio.Event) -> None:
+    def __init__(self, url: str, stop: asyncio.Event, configured: list[Settings] | None = None) -> None:
         self.url = url
         super().__init__(self)
         self.stop = stop
+        self._configured = [] if configured is None else configured
+
+    @property
+    def settings(self) -> Settings:
+        """What a reload reads."""
+        return self._configured[-1]
+
+    async def reload(self, settings: Settings) -> dict[str, list[str]]:
+        """Configure something else, and let it be read; return what became of the changes."""
+        self._configured.append(settings)
+        status, body = await self.post("/comfyproxy/v1/reload")
+        assert status == 200, body
+        reloaded: dict[str, list[str]] = body
+        return reloaded
 
     async def states(self) -> dict[str, str]:
         """Return the state of each backend."""
@@ -94,16 +108,21 @@ async def running_proxy(
     health_check: HealthCheck = PATIENT,
     load_balancing: LoadBalancing = LoadBalancing(),  # noqa: B008  (frozen)
     wait_ready: bool = True,
+    each: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
     """Run a proxy in front of servers.
 
     Args:
         backends: a fleet, or urls by name.
+        each: more settings of nodes, by name.
         settings: further sections of `Settings`.
     """
     urls = {name: b.url for name, b in backends.backends.items()} if isinstance(backends, Fleet) else backends
-    nodes = tuple(NodeSettings(node_id=name, url=url, max_concurrent=max_concurrent) for name, url in urls.items())
+    nodes = tuple(
+        NodeSettings(node_id=name, url=url, **{"max_concurrent": max_concurrent, **(each or {}).get(name, {})})
+        for name, url in urls.items()
+    )
     whole = replace(
         Settings(
             nodes=Nodes(static_nodes=nodes, health_check=health_check, load_balancing=load_balancing),
@@ -113,15 +132,17 @@ async def running_proxy(
         **settings,
     )
     stop = asyncio.Event()
+    configured = [whole]
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(app.serve(whole, stop, on_listening=listening.set_result), name="proxy")
+    serving = app.serve(whole, stop, on_listening=listening.set_result, read=lambda: configured[-1])
+    task = asyncio.create_task(serving, name="proxy")
     # It either listens or fails; the future is never set by anybody else.
     await asyncio.wait({task, asyncio.ensure_future(_heard(listening))}, return_when=asyncio.FIRST_COMPLETED)
     if not listening.done():
         listening.cancel()
         await task
     try:
-        async with Proxy(listening.result(), stop) as proxy:
+        async with Proxy(listening.result(), stop, configured) as proxy:
             if wait_ready:
                 await proxy.ready(*urls)
             yield proxy

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from service_support import Stage, entry_of
 from comfyproxy.core.errors import BadAnswer, BadRequest, ConnectionRefused, DeliveryUnknown, NoBackend, ShuttingDown
 from comfyproxy.core.health import Health
 from comfyproxy.core.jobs import BackendId, Job, JobState, Payload
+from comfyproxy.core.options import Options, options_of
 from comfyproxy.core.ports import StoreUnavailable
 from comfyproxy.core.prompts import BEHIND_ALL
 from comfyproxy.service.submissions import Receipt
@@ -435,11 +437,55 @@ async def test_who_stops_takes_no_more_and_waits_for_the_verdicts(stage: Stage) 
 
 
 async def test_a_pinned_prompt_goes_to_its_backend(stage: Stage) -> None:
-    receipt = await stage.submissions.submit(b'{"prompt": {}}', pinned="b")
+    receipt = await stage.submissions.submit(b'{"prompt": {}}', asked={"backend": "b"})
     assert (receipt.backend, stage.live("minted-1").job.pinned) == ("b", "b")
 
 
 async def test_a_prompt_cannot_be_pinned_to_what_is_not_there(stage: Stage) -> None:
     with pytest.raises(BadRequest) as caught:
-        await stage.submissions.submit(b'{"prompt": {}}', pinned="z")
+        await stage.submissions.submit(b'{"prompt": {}}', asked={"backend": "z"})
     assert caught.value.kind == "unknown_backend"
+
+
+# Asked for
+
+
+def declare(stage: Stage, name: str, *capabilities: str) -> None:
+    backend = stage.backend(name)
+    backend.settings = replace(backend.settings, capabilities=capabilities)
+
+
+async def test_the_capabilities_and_the_priority_that_are_asked_for_are_known_of_the_job(stage: Stage) -> None:
+    asked = b'{"prompt": {}, "extra_data": {"comfyproxy": {"capabilities": ["x"], "priority": 3}}}'
+    await stage.submissions.submit(asked, asked={"priority": 4})
+    live = stage.live("minted-1")
+    assert live.needs is not None
+    assert (live.needs.capabilities, live.priority, live.job.pinned) == (frozenset("x"), 4, None)
+    (stored,) = (await stage.store.payloads(["minted-1"])).values()
+    assert options_of(stored) == Options(capabilities=frozenset("x"), priority=4)
+
+
+@pytest.mark.parametrize("wanted", [["x"], ["y"], ["y", "z"]])
+async def test_a_backend_that_declares_nothing_is_good_for_everything(stage: Stage, wanted: list[str]) -> None:
+    declare(stage, "a", "y")
+    assert (await stage.submissions.submit(b'{"prompt": {}}', asked={"capabilities": wanted})).status == 200
+
+
+async def test_capabilities_that_no_backend_has_together_are_refused(stage: Stage) -> None:
+    declare(stage, "a", "x", "y")
+    declare(stage, "b", "z")
+    await stage.submissions.submit(b'{"prompt": {}}', asked={"capabilities": ["x", "y"]})
+    with pytest.raises(BadRequest) as caught:
+        await stage.submissions.submit(b'{"prompt": {}}', asked={"capabilities": ["z", "y"]})
+    assert (caught.value.kind, caught.value.message, caught.value.details) == (
+        "no_capable_backend",
+        "No backend is capable of: y, z",
+        "declared: x, y, z",
+    )
+
+
+async def test_a_prompt_cannot_ask_one_backend_for_what_it_does_not_declare(stage: Stage) -> None:
+    declare(stage, "a", "x")
+    asked = {"capabilities": ["y"], "backend": "a"}
+    with pytest.raises(BadRequest, match=r"^Backend a is not capable of: y$"):
+        await stage.submissions.submit(b'{"prompt": {}}', asked=asked)

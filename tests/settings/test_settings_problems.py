@@ -159,7 +159,7 @@ def test_what_is_wrong_says_what_is_expected_and_what_was_found(tmp_path: Path, 
         ("max_retries: 1", "max_retries: unknown key; did you mean nodes.load_balancing.max_retries?"),
         ("max_concurrent: 1", "max_concurrent: unknown key; did you mean nodes.static_nodes[].max_concurrent?"),
         ("logging: {colour: red}", "logging.colour: unknown key; known here are level, format"),
-        ('"a\\nb": 1', "a\\nb: unknown key; known here are nodes, server, store, queue, history, outputs, "
+        ('"a\\nb": 1', "a\\nb: unknown key; known here are nodes, scheduling, server, store, queue, history, outputs, "
          "catalog, websocket, logging, "
          "interrupt_without_id"),
     ],
@@ -221,7 +221,7 @@ def test_a_value_that_came_by_a_merge_has_the_line_where_it_is_written(tmp_path:
         (b"server:\n  host: a\0b", "my.yaml:2: not valid YAML: a control character is not allowed"),
         ("[" * 3000, "my.yaml: not usable: it is nested too deeply"),
         ("&a {server: *a}", "my.yaml:1: server: an anchor must not contain itself"),
-        ("a: 1", "my.yaml:1: a: unknown key; known here are nodes, server, store, queue, history, outputs, "
+        ("a: 1", "my.yaml:1: a: unknown key; known here are nodes, scheduling, server, store, queue, history, outputs, "
          "catalog, websocket, logging, interrupt_without_id"),
         ("- a", "my.yaml:1: expected a mapping, found a list"),
         ("\nhello", "my.yaml:1: expected a mapping, found \"hello\""),

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -30,10 +30,10 @@ class FakeSubmissions:
         default_factory=lambda: Receipt(status=200, body=b'{"prompt_id": "p"}', content_type=JSON, backend="gpu-a")
     )
     error: Exception | None = None
-    handed: list[tuple[bytes, str | None]] = field(default_factory=list)
+    handed: list[tuple[bytes, Mapping[str, Any]]] = field(default_factory=list)
 
-    async def submit(self, body: bytes, *, pinned: str | None = None) -> Receipt:
-        self.handed.append((body, pinned))
+    async def submit(self, body: bytes, *, asked: Mapping[str, Any] | None = None) -> Receipt:
+        self.handed.append((body, asked or {}))
         if self.error is not None:
             raise self.error
         return self.receipt
@@ -68,7 +68,7 @@ async def test_the_receipt_is_the_answer(stage: Stage, path: str) -> None:
         assert (response.status, await response.read()) == (200, b'{"prompt_id": "p"}')
         assert response.headers["Content-Type"] == JSON
         assert response.headers["X-Comfyproxy-Backend"] == "gpu-a"
-    assert stage.submissions.handed == [(BODY, None)]
+    assert stage.submissions.handed == [(BODY, {})]
 
 
 async def test_a_refusal_keeps_its_status_its_body_and_its_type(stage: Stage) -> None:
@@ -140,7 +140,18 @@ async def test_what_cannot_be_inflated_is_400(stage: Stage) -> None:
 async def test_a_header_pins_the_prompt_to_a_backend(stage: Stage) -> None:
     async with stage.client.post("/prompt", data=BODY, headers={"X-Comfyproxy-Backend": "gpu-b"}) as response:
         assert response.status == 200
-    assert stage.submissions.handed == [(BODY, "gpu-b")]
+    assert stage.submissions.handed == [(BODY, {"backend": "gpu-b"})]
+
+
+async def test_headers_ask_for_capabilities_and_a_priority(stage: Stage) -> None:
+    headers = [
+        ("X-Comfyproxy-Capabilities", "a, b"),
+        ("X-Comfyproxy-Capabilities", "c"),
+        ("X-Comfyproxy-Priority", "-5"),
+    ]
+    async with stage.client.post("/prompt", data=BODY, headers=headers) as response:
+        assert response.status == 200
+    assert stage.submissions.handed == [(BODY, {"capabilities": ["a", "b", "c"], "priority": -5})]
 
 
 @pytest.mark.parametrize(
