@@ -142,9 +142,6 @@ def test_where_none_can_run_it_the_best_says_so() -> None:
     choice = Choice("a", "b")
     choice.has("a", "x")
     assert choice.pick(job("Unknown")) == "b"
-    missing = choice.placement.missing(Needs(classes=frozenset({"Unknown", "Load"})))
-    assert missing.keys() == {"a", "b"}
-    assert all(len(lacks) == 1 and "Unknown" in lacks[0] for lacks in missing.values())
 
 
 def test_a_promised_job_waits_for_the_only_one_that_can_run_it() -> None:

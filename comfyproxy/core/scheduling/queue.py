@@ -184,23 +184,24 @@ class FairQueue:
             self._forget_clients()
         return client
 
-    def add(self, request: Request, *, expected_s: float, turn: int | None = None) -> Entry:
+    def add(self, request: Request, *, expected_s: float, before: Entry | None = None) -> Entry:
         """Let a job wait.
 
         Args:
-            turn: its place among equals, from an earlier `Entry.order`; None for the last.
+            before: what it was until now, if it is put back: it keeps its turn.
         """
         client = self.client(request.client)
         if not client.waiting:
             self._clients.move_to_end(client.name)
-        if not client.waiting and turn is None:
+        if not client.waiting and (before is None or before.client is not client):
             client.virtual_s = max(client.virtual_s, self._virtual_s)
         flow = client.flows.get(request.priority)
         if flow is None:
             head_start_s = request.priority * self.ageing_s
             flow = client.flows[request.priority] = Flow(client, request.priority, head_start_s, next(self._order))
         group = self._group((request.needs, request.excluded))
-        entry = Entry(request, next(self._order) if turn is None else turn, client, flow, group, expected_s)
+        order = next(self._order) if before is None else before.order
+        entry = Entry(request, order, client, flow, group, expected_s)
         # Its old self, if it was put back, may still lie there under the same order.
         place = (request.number, entry.order, next(self._order), entry)
         heapq.heappush(flow.jobs, place)

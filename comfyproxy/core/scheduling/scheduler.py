@@ -105,11 +105,7 @@ class Scheduler:
         before = self._queue.discard(request.prompt_id)
         if before is None:
             self._popularity.asked(request.needs.models, now_s)
-        entry = self._queue.add(
-            request,
-            expected_s=self.durations.base_s(request.kind),
-            turn=before.order if before is not None else None,
-        )
+        entry = self._queue.add(request, expected_s=self.durations.base_s(request.kind), before=before)
         if before is not None:
             entry.passes, entry.passed_s = before.passes, before.passed_s
             entry.passed_since_s, entry.deferred_since_s = before.passed_since_s, before.deferred_since_s

@@ -101,9 +101,13 @@ class World:
     def where(self) -> dict[str, str]:
         return {each.prompt_id: str(each.backend) for _, each in self.went}
 
+    def next(self) -> Assignment | None:
+        """Ask who goes where now; for tests to look at."""
+        return self.scheduler.next(self.now_s)
+
     def dispatch(self) -> None:
         """Let all go out that may."""
-        while (each := self.scheduler.next(self.now_s)) is not None:
+        while (each := self.next()) is not None:
             self.went.append((self.now_s, each))
             self._there.setdefault(each.backend, []).append(each.prompt_id)
             if len(self._there[each.backend]) == 1:

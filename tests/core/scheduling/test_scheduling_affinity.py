@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from scheduling_support import World, enqueue, goes, going, has, holds, make_scheduler, models, ready, teach
+from scheduling_support import World, enqueue, goes, going, has, holds, make_scheduler, models, only, ready, teach
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import Needs
@@ -208,6 +208,39 @@ def test_nothing_is_passed_over_where_that_is_forbidden() -> None:
         world.submit_many("p", 5, needs=models("m"))
         world.run()
         assert len(passed_over(world, "first")) == bounds.count
+
+
+@pytest.mark.xfail(
+    strict=True, reason="one that waits for a busy holder is passed over until it has waited long enough"
+)
+def test_one_that_waits_for_a_busy_holder_is_passed_over_no_more_often_than_the_bound_allows() -> None:
+    scheduler = fleet("ab", max_bypass=MaxBypass(count=4))
+    teach(scheduler, run_s=1.0, load_s=0.0, backends="ab", kind="short")
+    holds(scheduler, "a", "n")
+    has(scheduler, "a", "x", needs=models("n"))
+    enqueue(scheduler, "first", needs=models("n"), number=-1.0)
+    for number in range(20):
+        enqueue(scheduler, f"p{number}", number=float(number), kind="short")
+    order = []
+    for second in range(20):
+        for prompt_id, name in going(scheduler, float(second)):
+            order.append(prompt_id)
+            assert name == "b"
+            scheduler.started(prompt_id, float(second))
+            scheduler.finished(prompt_id, second + 1.0)
+    assert order.index("first") <= 4
+
+
+@pytest.mark.xfail(strict=True, reason="it is sent where it finishes first, without a look at whose turn it is there")
+def test_one_that_was_passed_over_long_enough_passes_over_nobody_itself() -> None:
+    scheduler = fleet("ab", max_bypass=MaxBypass(count=0))
+    ready(scheduler, "a", can=only("X"))
+    ready(scheduler, "b", can=only("X", "Y"))
+    holds(scheduler, "a", "m")
+    enqueue(scheduler, "only there", needs=models("m", classes=frozenset("Y")))
+    enqueue(scheduler, "anywhere")
+    enqueue(scheduler, "last", needs=models("m"), number=1.0)
+    assert sorted(going(scheduler)) == [("anywhere", "a"), ("only there", "b")]
 
 
 def test_other_bounds_hold_at_once_for_what_waits() -> None:

@@ -15,9 +15,9 @@ AGEING_S = 100.0
 
 
 def add(
-    queue: FairQueue, prompt_id: str, *, expected_s: float = 10.0, turn: int | None = None, **request: Any
+    queue: FairQueue, prompt_id: str, *, expected_s: float = 10.0, before: Entry | None = None, **request: Any
 ) -> Entry:
-    return queue.add(Request(prompt_id=prompt_id, **request), expected_s=expected_s, turn=turn)
+    return queue.add(Request(prompt_id=prompt_id, **request), expected_s=expected_s, before=before)
 
 
 def first(queue: FairQueue) -> Entry | None:
@@ -193,7 +193,7 @@ def test_the_least_urgent_goes_in_the_end(queue: FairQueue) -> None:
 def test_a_job_that_is_put_back_keeps_its_turn(queue: FairQueue) -> None:
     jobs = [add(queue, f"p{number}") for number in range(3)]
     queue.discard("p0")
-    add(queue, "p0", turn=jobs[0].order)
+    add(queue, "p0", before=jobs[0])
     assert served(queue) == ["p0", "p1", "p2"]
 
 
@@ -203,8 +203,20 @@ def test_a_clients_only_job_that_is_put_back_keeps_its_turn(queue: FairQueue) ->
         add(queue, f"y{number}", client="y", number=float(number))
     served(queue, int(AGEING_S / 10) - 1)
     queue.discard("only")
-    add(queue, "only", client="x", priority=-1, turn=only.order)
+    add(queue, "only", client="x", priority=-1, before=only)
     assert "only" in served(queue, 3)
+
+
+def test_a_job_that_is_put_back_for_another_client_saves_nothing_up_for_it(queue: FairQueue) -> None:
+    queue.client("z")
+    for number in range(100):
+        add(queue, f"y{number}", client="y", number=float(number))
+    served(queue, 50)
+    last = queue.discard("y99")
+    add(queue, "y99", client="z", before=last)
+    for number in range(10):
+        add(queue, f"z{number}", client="z", number=float(number))
+    assert sum(prompt_id.startswith("y") for prompt_id in served(queue, 10)) >= 4
 
 
 def test_who_was_discarded_does_not_come_back_by_itself(queue: FairQueue) -> None:

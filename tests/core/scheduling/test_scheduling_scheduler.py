@@ -100,13 +100,12 @@ def test_one_that_went_out_is_there_already() -> None:
 @pytest.mark.parametrize("strategy", NAMES)
 def test_what_came_back_without_having_run_was_no_service(strategy: str) -> None:
     scheduler = make_scheduler(strategy, "a")
-    for _ in range(20):
-        enqueue(scheduler, "x", client="x")
-        assert goes(scheduler) == ("x", "a")
-        scheduler.released("x")
     for client in ("x", "y"):
         for number in range(10):
             enqueue(scheduler, f"{client}{number}", client=client, number=float(number))
+    for _ in range(20):
+        there(scheduler, "a", "x", client="x")
+        scheduler.released("x")
     order = ""
     for _ in range(8):
         went = goes(scheduler)
@@ -114,6 +113,15 @@ def test_what_came_back_without_having_run_was_no_service(strategy: str) -> None
         order += went[0][0]
         scheduler.finished(went[0], 0.0)
     assert order.count("x") >= 3
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_what_runs_already_was_service(strategy: str) -> None:
+    scheduler = make_scheduler(strategy, "a", max_concurrent=2)
+    there(scheduler, "a", "before", client="x", runs=True)
+    enqueue(scheduler, "x", client="x", number=-1.0)
+    enqueue(scheduler, "y", client="y")
+    assert goes(scheduler, 1_000.0) == ("y", "a")
 
 
 def test_a_client_is_charged_what_its_job_took_and_not_what_was_expected() -> None:

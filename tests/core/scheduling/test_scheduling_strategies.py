@@ -193,6 +193,23 @@ def test_a_job_that_waits_for_another_backend_keeps_nobody_from_this_one(strateg
     assert going(scheduler, world.now_s) == [("stuck", "b")]
 
 
+@pytest.mark.xfail(
+    strict=True, reason="only so many are looked at, and those that wait for what is away are among them"
+)
+@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("clients", [1, 100])
+def test_any_number_of_jobs_that_wait_for_what_is_away_keeps_nobody_from_what_is_there(
+    strategy: str, clients: int
+) -> None:
+    scheduler = loaded(strategy, "a", "b")
+    for number in range(100):
+        needs = models(str(number), pinned=BackendId("away"))
+        enqueue(scheduler, f"stuck{number}", client=f"c{number % clients}", needs=needs)
+    enqueue(scheduler, "p", client="c0", number=1.0)
+    enqueue(scheduler, "q", client="other", number=1.0)
+    assert sorted(prompt_id for prompt_id, _ in going(scheduler)) == ["p", "q"]
+
+
 # Such as a plugin brings along
 
 
