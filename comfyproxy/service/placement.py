@@ -8,7 +8,7 @@ from comfyproxy.core.jobs import BackendId, Payload
 from comfyproxy.core.needs import ANYWHERE, Needs, NeedsPool, read
 from comfyproxy.core.options import Options
 from comfyproxy.core.scheduling.scheduler import Scheduler
-from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Request
+from comfyproxy.core.scheduling.types import Assignment, BackendSpec, Outlook, Request
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
 
@@ -85,9 +85,16 @@ class Placement:
 
     # Who can run what
 
+    @staticmethod
+    def needs(live: LiveJob) -> Needs:
+        """Return what a job needs, as far as somebody has looked."""
+        if live.needs is not None:
+            return live.needs
+        return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)
+
     def has_able(self, live: LiveJob) -> bool:
         """Whether some backend is ready that can run the job, with room or not."""
-        needs, excluded = _needs(live), self._excluded(live)
+        needs, excluded = self.needs(live), self._excluded(live)
         return any(
             backend.is_ready and backend.id not in excluded and backend.offer.can(needs) for backend in self._fleet
         )
@@ -106,15 +113,21 @@ class Placement:
         """
         self._listen()
         excluded = self._excluded(live)
-        able = self.scheduler.able(_needs(live), excluded)
+        able = self.scheduler.able(self.needs(live), excluded)
         ready = list(islice(self._in_turn(able), LOOK))
         if not ready and not live.is_admitted and live.job.pinned is None:
             ready = list(islice((each for each in self._in_turn(None) if each.id not in excluded), LOOK))
         return min(ready, key=lambda backend: (not backend.in_flight, len(backend.visitors)), default=None)
 
-    def missing(self, needs: Needs) -> dict[BackendId, list[str]]:
-        """Return what each backend lacks of what a job needs, for people."""
-        return {backend.id: [str(each) for each in backend.offer.missing(needs)] for backend in self._fleet}
+    def outlook(self, live: LiveJob, backend: Backend) -> Outlook:
+        """Return how long a job would take on a backend, as far as is known."""
+        self._listen()
+        return self.scheduler.outlook(self._request(live), backend.id, self._now())
+
+    def would_go_to(self, live: LiveJob) -> BackendId | None:
+        """Return the backend that a job would go to if it were alone; None if none has room that may have it."""
+        self._listen()
+        return self.scheduler.would_go_to(self._request(live), self._now())
 
     def describe(self, live: LiveJob, payload: Payload, options: Options) -> None:
         """Note what a job needs, how urgent and of which kind it is, as far as the fleet's catalogs are known."""
@@ -148,7 +161,7 @@ class Placement:
             client=live.job.client_id or "",
             number=live.job.number,
             priority=live.priority,
-            needs=_needs(live),
+            needs=self.needs(live),
             kind=live.kind,
             excluded=self._excluded(live),
         )
@@ -163,7 +176,7 @@ class Placement:
             return frozenset()
         excluded = live.unreachable.union(live.refused, live.ghosts)
         if live.is_admitted and (live.unreachable or live.ghosts):
-            needs = _needs(live)
+            needs = self.needs(live)
             able = {each.id for each in self._fleet if each.id not in live.refused and each.offer.can(needs)}
             if able and able <= excluded:
                 return frozenset(each.id for each in self._fleet)
@@ -191,9 +204,3 @@ class Placement:
                     self.scheduler.restarted(backend.id)
             self.scheduler.set_foreign(backend.id, backend.foreign)
             self.scheduler.set_ready(backend.id, backend.is_ready)
-
-
-def _needs(live: LiveJob) -> Needs:
-    if live.needs is not None:
-        return live.needs
-    return ANYWHERE if live.job.pinned is None else Needs(pinned=live.job.pinned)

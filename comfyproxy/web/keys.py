@@ -8,6 +8,7 @@ from comfyproxy.core.ports import JobStore
 from comfyproxy.metrics import Metrics
 from comfyproxy.service.catalogs import Catalogs
 from comfyproxy.service.drain import Drains
+from comfyproxy.service.explaining import Explainer
 from comfyproxy.service.files import Files
 from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.keeping import Keeper
@@ -23,6 +24,7 @@ QUERIES = web.AppKey("queries", Queries)
 STORE: web.AppKey[JobStore] = web.AppKey("store")
 CONTROL: web.AppKey[Control] = web.AppKey("control")
 DRAINS = web.AppKey("drains", Drains)
+EXPLAINER = web.AppKey("explainer", Explainer)
 MIRROR = web.AppKey("mirror", Mirror)
 CATALOGS = web.AppKey("catalogs", Catalogs)
 KEEPER = web.AppKey("keeper", Keeper)

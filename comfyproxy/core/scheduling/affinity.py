@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from comfyproxy.core.jobs import BackendId
-from comfyproxy.core.scheduling.durations import Durations, Popularity
+from comfyproxy.core.scheduling.durations import Durations, Models, Popularity
 from comfyproxy.core.scheduling.fleet import FleetState, State
 from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow, Group
-from comfyproxy.core.scheduling.types import MaxBypass
+from comfyproxy.core.scheduling.types import MaxBypass, Request
 
 LOOK = 64  # clients, groups or backends that are looked at for one decision
 LOOK_AT_BACKENDS = 8
@@ -173,7 +173,21 @@ class Affinity:
 
         And how long that takes on one that is busy and holds the models, if there it finishes even earlier.
         """
-        able, models, kind = self._fleet.able_of(entry.group), entry.request.needs.models, entry.request.kind
+        return self._best_for(entry.request, self._fleet.able_of(entry.group), now_s)
+
+    def would_go_to(self, request: Request, now_s: float) -> BackendId | None:
+        """Return where a job finishes first that waits for nobody else; None if nobody has room."""
+        able = self._fleet.able(request.needs, request.excluded)
+        best, wait_s = self._best_for(request, able, now_s)
+        if wait_s is None:
+            return best.id if best is not None else None
+        holders = self._ready_holders(request.needs.models, able)
+        return min(holders, key=lambda state: self._busy_s(state, now_s)).id
+
+    def _best_for(
+        self, request: Request, able: frozenset[BackendId] | None, now_s: float
+    ) -> tuple[State | None, float | None]:
+        models, kind = request.needs.models, request.kind
         best, best_s = None, math.inf
         for state in self._free(able, now_s):
             cost_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
@@ -184,7 +198,7 @@ class Affinity:
         if best is None or not models or best.tail == models:
             return best, None
         wait_s = None
-        for state in self._ready_holders(entry.group)[:LOOK_AT_BACKENDS]:
+        for state in self._ready_holders(models, able)[:LOOK_AT_BACKENDS]:
             its_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
             if its_s < min(best_s, math.inf if wait_s is None else wait_s):
                 wait_s = its_s
@@ -204,17 +218,12 @@ class Affinity:
                 free.append(state)
         return free
 
-    def _ready_holders(self, group: Group) -> list[State]:
-        able = self._fleet.able_of(group)
-        return [
-            each
-            for each in self._fleet.holders(group.needs.models)
-            if each.is_ready and (able is None or each.id in able)
-        ]
+    def _ready_holders(self, models: Models, able: frozenset[BackendId] | None) -> list[State]:
+        return [each for each in self._fleet.holders(models) if each.is_ready and (able is None or each.id in able)]
 
     def _drain_s(self, group: Group, now_s: float) -> float:
         """Return when the present holders of a group's models will have done all its waiting jobs, as expected."""
-        holders = self._ready_holders(group)
+        holders = self._ready_holders(group.needs.models, self._fleet.able_of(group))
         if not holders:
             return math.inf
         busy_s = sum(self._busy_s(each, now_s) for each in holders)

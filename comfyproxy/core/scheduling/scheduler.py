@@ -14,8 +14,8 @@ from comfyproxy.core.scheduling.affinity import LOOK, Affinity, Choice
 from comfyproxy.core.scheduling.durations import Durations, Popularity
 from comfyproxy.core.scheduling.fleet import FleetState, Flight, State
 from comfyproxy.core.scheduling.queue import Entry, FairQueue
-from comfyproxy.core.scheduling.strategies import Keyed, ModelAffinity, Strategy
-from comfyproxy.core.scheduling.types import Assignment, BackendSpec, MaxBypass, Request
+from comfyproxy.core.scheduling.strategies import BUILT_IN, Keyed, ModelAffinity, Strategy
+from comfyproxy.core.scheduling.types import Assignment, BackendSpec, MaxBypass, Outlook, Request
 
 REMEMBERED_CLIENTS = 20_000
 AGEING_S = 300.0
@@ -63,6 +63,12 @@ class Scheduler:
             self._affinity.max_bypass = max_bypass
         if ageing_s is not None:
             self._queue.ageing_s = ageing_s
+
+    @property
+    def strategy_name(self) -> str:
+        """The strategy, for people."""
+        made = type(self._strategy)
+        return next((name for name, strategy in BUILT_IN.items() if strategy is made), made.__name__)
 
     # Backends
 
@@ -174,6 +180,25 @@ class Scheduler:
             self._fleet.leave(state, prompt_id, has_run=flight.started_s is not None)
 
     # Questions
+
+    def would_go_to(self, request: Request, now_s: float) -> BackendId | None:
+        """Return where a job would go by the strategy if no other waited; None if nobody has room. Nothing changes."""
+        if not self._is_affine:
+            return self.choose(request)
+        return self._affinity.would_go_to(request, now_s)
+
+    def outlook(self, request: Request, backend: BackendId, now_s: float) -> Outlook:
+        """Return how long a job is expected to take on a backend; zeros for one that is unknown."""
+        state, models = self._fleet.get(backend), request.needs.models
+        if state is None:
+            return Outlook(0.0, 0.0, 0.0, False)
+        is_warm = not models or state.tail == models
+        return Outlook(
+            wait_s=state.busy_s(now_s, self.durations.base_s("")),
+            load_s=0.0 if is_warm else self.durations.load_s(models, backend),
+            run_s=self.durations.run_s(request.kind, backend),
+            holds_models=bool(models) and is_warm,
+        )
 
     def misplaced(self, now_s: float) -> list[tuple[str, BackendId]]:
         """Return jobs that wait on a backend while another one, which would get them now, has nothing to do.

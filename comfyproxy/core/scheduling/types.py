@@ -57,3 +57,13 @@ class Assignment:
     prompt_id: str
     backend: BackendId
     why: str  # a few words for people
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How long a job is expected to take on a backend, in seconds."""
+
+    wait_s: float  # until the backend is done with what it has
+    load_s: float
+    run_s: float
+    holds_models: bool
