@@ -3,6 +3,7 @@
 from typing import Any
 
 from comfyproxy.core.jobs import Payload
+from comfyproxy.core.options import options_of
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
@@ -30,7 +31,7 @@ class Explainer:
         Args:
             live: on no board.
         """
-        self._placement.describe(live, payload)
+        self._placement.describe(live, payload, options_of(payload))
         return self._explain(live)
 
     def _explain(self, live: LiveJob) -> dict[str, Any]:

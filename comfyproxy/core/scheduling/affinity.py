@@ -13,7 +13,7 @@ Four rules, tried in this order:
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,6 +26,7 @@ from comfyproxy.core.scheduling.types import MaxBypass, Request
 LOOK = 64  # clients, groups or backends that are looked at for one decision
 LOOK_AT_BACKENDS = 8
 AHEAD_S = 2.0  # before the end of its last job a backend gets the next, so that its GPU does not wait for the network
+ABOUT, ABOUT_S = 1.05, 0.25  # times that differ by less are equal: nobody knows them better
 AMORTISE = 12.0  # other clients' service that a client with much to do may be passed over by, in times of loading
 KEEP_S = 60.0  # models that are likely to be asked for within this time are worth keeping
 
@@ -54,6 +55,7 @@ class Affinity:
         self._queue, self._fleet = queue, fleet
         self._durations, self._popularity = durations, popularity
         self.max_bypass = max_bypass
+        self.warm_of: Callable[[str], BackendId | None] = lambda client: None
         self.wake_at_s = math.inf
 
     def next(self, now_s: float) -> Choice | None:
@@ -70,6 +72,7 @@ class Affinity:
             entry = self._head_of(self._queue.of_models(state.tail).values(), state)
             if entry is None or not self._is_time(state, now_s):
                 continue
+            state = self._of_equals(self._alike(entry, state, now_s), entry.request)
             front = self.front(state)
             if front is None or front is entry or front.group is entry.group:
                 return Choice(entry, state, "it holds the models")
@@ -77,6 +80,15 @@ class Affinity:
                 return Choice(entry, state, "it holds the models, and others can wait")
             return self._now(front, state, now_s)
         return None
+
+    def _alike(self, entry: Entry, state: State, now_s: float) -> Iterable[State]:
+        """Yield backends that are as good for a job as one that holds its models."""
+        yield state
+        warm = self._fleet.get(self.warm_of(entry.request.client) or state.id)
+        if warm is None or warm is state or warm.slot is None or warm.load > state.load or warm.tail != state.tail:
+            return
+        if self._can(warm, entry.group) and self._is_time(warm, now_s):
+            yield warm
 
     def _that_may_hold_some(self) -> list[State]:
         """Return the backends with room that may hold what some waiting job needs; whichever way is shorter."""
@@ -188,14 +200,19 @@ class Affinity:
         self, request: Request, able: frozenset[BackendId] | None, now_s: float
     ) -> tuple[State | None, float | None]:
         models, kind = request.needs.models, request.kind
-        best, best_s = None, math.inf
+        costs = []
         for state in self._free(able, now_s):
-            cost_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
+            run_s = self._durations.run_s(kind, state.id)
+            cost_s = self._busy_s(state, now_s) + run_s
             if models and state.tail != models:
                 cost_s += self._durations.load_s(models, state.id) + self._eviction_s(state, now_s)
-            if cost_s < best_s:
-                best, best_s = state, cost_s
-        if best is None or not models or best.tail == models:
+            costs.append((cost_s, state))
+        if not costs:
+            return None, None
+        best_s = min(cost_s for cost_s, _ in costs)
+        about_s = best_s * ABOUT + ABOUT_S
+        best = self._of_equals([state for cost_s, state in costs if cost_s <= about_s], request)
+        if not models or best.tail == models:
             return best, None
         wait_s = None
         for state in self._ready_holders(models, able)[:LOOK_AT_BACKENDS]:
@@ -203,6 +220,14 @@ class Affinity:
             if its_s < min(best_s, math.inf if wait_s is None else wait_s):
                 wait_s = its_s
         return best, wait_s
+
+    def _of_equals(self, states: Iterable[State], request: Request) -> State:
+        """Return the one that holds the models and knows the client's last prompt; else the one unused for longest."""
+        warm = self.warm_of(request.client)
+        return min(
+            states,
+            key=lambda state: (state.tail != request.needs.models, state.id != warm, state.last_turn, state.position),
+        )
 
     def _free(self, able: frozenset[BackendId] | None, now_s: float) -> list[State]:
         """Return backends that could have a job now: those that come first in the order."""

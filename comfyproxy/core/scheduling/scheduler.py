@@ -45,6 +45,7 @@ class Scheduler:
         self._affinity = Affinity(self._queue, self._fleet, self.durations, self._popularity, max_bypass=max_bypass)
         self._at: dict[str, State] = {}  # prompt id -> where it is
         self._last: OrderedDict[str, BackendId] = OrderedDict()  # client -> who ran its last job
+        self._affinity.warm_of = self._last.get
         self.use(strategy)
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ A strategy only ranks backends that can run the job and have room for it; whose 
 affair. `model_affinity` alone looks at more than one job at a time: see `affinity`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,8 +107,8 @@ class ModelAffinity(Keyed):
     """Where a job is expected to finish first, which depends on what is in memory: `affinity` does the choosing."""
 
     def key(self, candidate: Candidate) -> tuple[float, ...]:
-        """Sort by load, the faster ones first: the order in which backends are looked at."""
-        return (candidate.load, -round(candidate.weight, 1))
+        """Sort by load, the much faster ones first: the order in which backends are looked at."""
+        return (candidate.load, -round(2.0 * math.log2(candidate.weight)))
 
 
 BUILT_IN: dict[str, type[Keyed]] = {
