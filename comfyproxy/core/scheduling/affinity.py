@@ -108,7 +108,9 @@ class Affinity:
     def _now(self, front: Entry, state: State, now_s: float) -> Choice:
         """Place a job that was passed over often enough: here, or where it finishes earlier."""
         best, _ = self._best(front, now_s)
-        return Choice(front, best if best is not None else state, "it has waited long enough")
+        if best is None or self.front(best) is not front:
+            best = state
+        return Choice(front, best, "it has waited long enough")
 
     def _may_pass(self, front: Entry, entry: Entry, state: State, now_s: float) -> bool:
         """Whether a job may go although it is another's turn."""
@@ -158,6 +160,10 @@ class Affinity:
                     break
         finally:
             turns.close()
+        if not wanted and self._queue.is_longer_than(LOOK):
+            for entry in self._queue.heads(self._fleet.has_room_for)[:LOOK]:
+                if (choice := self._consider(entry, wanted, now_s)) is not None:
+                    return choice
         if not wanted:
             return None
         _, entry, state = max(wanted, key=lambda found: (found[0], -found[1].order))
@@ -174,7 +180,7 @@ class Affinity:
         if entry.deferred_since_s is None:
             entry.deferred_since_s = now_s
         patience_ends_s = entry.deferred_since_s + load_s
-        if now_s >= patience_ends_s:
+        if now_s >= patience_ends_s or self._is_overdue(entry, now_s):
             return Choice(entry, best, "it has waited for the models as long as loading them takes")
         self._wake_at(patience_ends_s)
         gain_s = self._drain_s(entry.group, now_s) - (load_s + self._durations.run_s(entry.request.kind, best.id))
@@ -271,6 +277,10 @@ class Affinity:
         expected = KEEP_S * self._popularity.per_second(state.tail, now_s) / count
         return self._durations.load_s(state.tail, state.id) * (1.0 - math.exp(-expected))
 
+    def _is_overdue(self, entry: Entry, now_s: float) -> bool:
+        bounds, since_s = self.max_bypass, entry.passed_since_s
+        return entry.passes >= max(bounds.count, 1) or (since_s is not None and now_s - since_s >= bounds.seconds)
+
     # Small questions
 
     def front(self, state: State) -> Entry | None:
@@ -286,6 +296,8 @@ class Affinity:
                         return entry
         finally:
             turns.close()
+        if self._queue.is_longer_than(LOOK):
+            return next(iter(self._queue.heads(lambda group: self._can(state, group))), None)
         return None
 
     def _head_of(self, groups: Iterable[Group], state: State) -> Entry | None:
@@ -307,7 +319,7 @@ class Affinity:
 
     def _is_time(self, state: State, now_s: float) -> bool:
         """Whether a backend should get another job now, rather than when it is about to be done."""
-        if not state.load:
+        if not state.flights:
             return True
         busy_s = self._busy_s(state, now_s)
         if busy_s > AHEAD_S:

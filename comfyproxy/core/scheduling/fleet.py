@@ -102,6 +102,7 @@ class FleetState:
         self._durations = durations
         self._states: dict[BackendId, State] = {}
         self._order: list[_Slot] = []
+        self._with_room: set[BackendId] = set()
         self._holders: dict[Models, dict[BackendId, State]] = {}
         self._able: dict[tuple[Needs, frozenset[BackendId]], frozenset[BackendId] | None] = {}
         self._crowded: dict[BackendId, State] = {}
@@ -170,10 +171,12 @@ class FleetState:
             key = () if self._keyed is None else self._keyed.key(self.candidate(state))
             state.slot = key, state.last_turn, state.position, state.id
             insort(self._order, state.slot)
+            self._with_room.add(state.id)
 
     def _unlist(self, state: State) -> None:
         if state.slot is not None:
             del self._order[bisect_left(self._order, state.slot)]
+            self._with_room.remove(state.id)
             state.slot = None
 
     @property
@@ -262,6 +265,11 @@ class FleetState:
             group.able = self.able(*group.key)
             group.version = self.version
         return group.able
+
+    def has_room_for(self, group: Group) -> bool:
+        """Whether a backend that may have the jobs of a group could take one."""
+        able = self.able_of(group)
+        return bool(self._order) if able is None else not self._with_room.isdisjoint(able)
 
     # What is in memory
 

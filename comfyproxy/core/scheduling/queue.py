@@ -10,7 +10,7 @@ jobs only heads are looked at: of the clients, and of the groups.
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from comfyproxy.core.jobs import BackendId
@@ -193,8 +193,10 @@ class FairQueue:
         client = self.client(request.client)
         if not client.waiting:
             self._clients.move_to_end(client.name)
-        if not client.waiting and (before is None or before.client is not client):
-            client.virtual_s = max(client.virtual_s, self._virtual_s)
+        if before is None or before.client is not client:
+            # With something waiting it was behind for a reason; but what it could have had elsewhere it does not save.
+            behind_s = self.ageing_s if client.waiting else 0.0
+            client.virtual_s = max(client.virtual_s, self._virtual_s - behind_s)
         flow = client.flows.get(request.priority)
         if flow is None:
             head_start_s = request.priority * self.ageing_s
@@ -241,17 +243,27 @@ class FairQueue:
                 del self._by_models[group.needs.models]
         return entry
 
-    def serve(self, entry: Entry, seconds: float) -> None:
+    def serve(self, entry: Entry, seconds: float, *, is_its_turn: bool) -> None:
         """Take a job out to be run, and charge its client.
 
         Args:
             seconds: of service, as expected.
+            is_its_turn: nobody was before it whom its backend could have served. Who comes now starts there.
         """
-        if self._is_first(entry.flow):
+        if is_its_turn:
             # Of one that is early for its priority the head start is not counted: nobody else is as far.
             self._virtual_s = max(self._virtual_s, min(entry.client.virtual_s, entry.flow.tag))
         self.discard(entry.request.prompt_id)
         entry.client.charge(seconds)
+
+    def is_longer_than(self, count: int) -> bool:
+        """Whether there may be more flows or groups than that."""
+        return len(self._flows) > count or len(self._groups) > count
+
+    def heads(self, is_wanted: Callable[[Group], bool]) -> list[Entry]:
+        """Return the jobs whose turn it is in some groups, in order. It looks at every group there is."""
+        heads = [head for group in self._groups.values() if is_wanted(group) and (head := group.head()) is not None]
+        return sorted(heads, key=lambda entry: (entry.flow.tag, entry.request.number, entry.order))
 
     def in_turn(self, limit: int) -> Generator[Flow, None, None]:
         """Yield the flows that have jobs, the one whose turn it is first. Nothing may change meanwhile.
@@ -279,9 +291,6 @@ class FairQueue:
             else:
                 return flow
         return None
-
-    def _is_first(self, flow: Flow) -> bool:
-        return self.first() is flow
 
     def _group(self, key: GroupKey) -> Group:
         group = self._groups.get(key)

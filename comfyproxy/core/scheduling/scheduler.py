@@ -103,8 +103,6 @@ class Scheduler:
     def enqueue(self, request: Request, now_s: float) -> None:
         """Let a job wait; one that waits already keeps its turn, whatever else has changed of it."""
         before = self._queue.discard(request.prompt_id)
-        if before is None:
-            self._popularity.asked(request.needs.models, now_s)
         entry = self._queue.add(request, expected_s=self.durations.base_s(request.kind), before=before)
         if before is not None:
             entry.passes, entry.passed_s = before.passes, before.passed_s
@@ -122,8 +120,8 @@ class Scheduler:
         choice = self._affinity.next(now_s) if self._is_affine else self._in_turn()
         if choice is None:
             return None
-        self._pass_over(choice, now_s)
-        self._take(choice.entry, choice.state, now_s)
+        is_its_turn = self._pass_over(choice, now_s)
+        self._take(choice.entry, choice.state, now_s, is_its_turn=is_its_turn)
         return Assignment(choice.entry.request.prompt_id, choice.state.id, choice.why)
 
     @property
@@ -260,6 +258,10 @@ class Scheduler:
                         return Choice(entry, state, "its turn: those before it wait for other backends")
         finally:
             turns.close()
+        if self._queue.is_longer_than(LOOK):
+            for entry in self._queue.heads(self._fleet.has_room_for):
+                if (state := self._state_for(entry)) is not None:
+                    return Choice(entry, state, "its turn: those before it wait for other backends")
         return None
 
     def _state_for(self, entry: Entry) -> State | None:
@@ -288,22 +290,24 @@ class Scheduler:
 
     # Changes
 
-    def _pass_over(self, choice: Choice, now_s: float) -> None:
-        """Keep account of the job whose turn it was."""
+    def _pass_over(self, choice: Choice, now_s: float) -> bool:
+        """Keep account of the job whose turn it was; return whether it was that of the one that goes."""
         if not self._is_affine:
-            return
+            return True
         front, entry = self._affinity.front(choice.state), choice.entry
         if front is None or front is entry:
-            return
+            return True
         front.passes += 1
         if front.passed_since_s is None:
             front.passed_since_s = now_s
         if front.client is not entry.client and front.deferred_since_s is None:
             front.passed_s += entry.expected_s
+        return False
 
-    def _take(self, entry: Entry, state: State, now_s: float) -> None:
+    def _take(self, entry: Entry, state: State, now_s: float, *, is_its_turn: bool) -> None:
         flight = self._flight(entry.request, state)
-        self._queue.serve(entry, flight.expected_s)
+        self._queue.serve(entry, flight.expected_s, is_its_turn=is_its_turn)
+        self._popularity.asked(entry.request.needs.models, now_s)
         self._land(flight, state, now_s)
 
     def _land(self, flight: Flight, state: State, now_s: float) -> None:
