@@ -52,6 +52,12 @@ class FirstComeFirstServed:
         for _, given in self._backends.values():
             given.discard(prompt_id)
 
+    def misplaced(self, now_s: float) -> list[tuple[str, BackendId]]:
+        return []
+
+    def released(self, prompt_id: str) -> None:
+        raise AssertionError(f"{prompt_id} was taken back, and nobody has asked for that")
+
 
 def job(at_s: float, run_s: float, model: str = "", client: str = "", **more: Any) -> TraceJob:
     return TraceJob(at_s=at_s, run_s=run_s, model=model, client=client, **more)
