@@ -25,4 +25,4 @@ def test_a_trace_is_predicted_and_played_through_the_proxy(tmp_path: Path) -> No
     assert 0 < real["completion_s"] <= real["makespan_s"]
     # The proxy says of each why it went there, in the words of the scheduler.
     assert sum(real["reasons"].values()) == jobs
-    assert all(reason.startswith("it ") for reason in real["reasons"]), real["reasons"]
+    assert "(no reason in the log)" not in real["reasons"]
