@@ -227,8 +227,9 @@ class Affinity:
         """Return by how much a job would be done on the best backend before the others have done all of its group."""
         if look.best is None:
             return 0.0
-        run_s = self._durations.run_s(entry.request.kind, look.best.id)
-        return self._drain_s(entry.group, look.later, now_s) - (self._load_s(entry.request, look.best) + run_s)
+        here_s = self._busy_s(look.best, now_s) + self._load_s(entry.request, look.best)
+        here_s += self._durations.run_s(entry.request.kind, look.best.id)
+        return self._drain_s(entry.group, look.later, now_s) - here_s
 
     def _best(self, entry: Entry, now_s: float) -> "_Look":
         return self._look_for(entry.request, self._fleet.able_of(entry.group), now_s)
@@ -284,7 +285,13 @@ class Affinity:
         warm = self.warm_of(request.client)
         return min(
             states,
-            key=lambda state: (state.tail != request.needs.models, state.id != warm, state.last_turn, state.position),
+            key=lambda state: (
+                state.tail != request.needs.models,
+                state.load,
+                state.id != warm,
+                state.last_turn,
+                state.position,
+            ),
         )
 
     def _free(self, able: frozenset[BackendId] | None, now_s: float) -> list[State]:
