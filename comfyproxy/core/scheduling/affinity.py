@@ -13,7 +13,7 @@ Four rules, tried in this order:
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -149,7 +149,7 @@ class Affinity:
         turns = self._queue.in_turn(LOOK)
         try:
             for flow in turns:
-                for entry in self._heads(flow):
+                for entry in self._placeable(flow):
                     looked += 1
                     if entry.group.head() is not entry:
                         continue
@@ -291,9 +291,8 @@ class Affinity:
                 entry = flow.head()
                 if entry is not None and self._can(state, entry.group):
                     return entry
-                for entry in self._heads(flow):
-                    if self._can(state, entry.group):
-                        return entry
+                if heads := flow.heads(lambda group: self._can(state, group)):
+                    return heads[0]
         finally:
             turns.close()
         if self._queue.is_longer_than(LOOK):
@@ -305,10 +304,14 @@ class Affinity:
         heads = [head for group in groups if self._can(state, group) and (head := group.head()) is not None]
         return min(heads, key=lambda entry: (entry.flow.tag, entry.request.number, entry.order), default=None)
 
-    def _heads(self, flow: Flow) -> list[Entry]:
-        """Return the first jobs of one flow's lines, in order."""
-        heads = [head for group in list(flow.lines)[:LOOK] if (head := flow.head_in(group)) is not None]
-        return sorted(heads, key=lambda entry: (entry.request.number, entry.order))
+    def _placeable(self, flow: Flow) -> Iterator[Entry]:
+        """Yield the first jobs of one flow's lines that some backend could have now, in order."""
+        first = flow.head()
+        if first is not None and self._fleet.has_room_for(first.group):
+            yield first  # mostly no other is asked for
+        for entry in flow.heads(self._fleet.has_room_for)[:LOOK]:
+            if entry is not first:
+                yield entry
 
     def _can(self, state: State, group: Group) -> bool:
         able = self._fleet.able_of(group)

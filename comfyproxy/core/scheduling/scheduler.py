@@ -252,8 +252,7 @@ class Scheduler:
                     return Choice(entry, state, "its turn")
                 if len(flow.lines) < 2:
                     continue
-                heads = [head for group in list(flow.lines)[:LOOK] if (head := flow.head_in(group)) is not None]
-                for entry in sorted(heads, key=lambda each: (each.request.number, each.order)):
+                for entry in flow.heads(self._fleet.has_room_for)[:LOOK]:
                     if (state := self._state_for(entry)) is not None:
                         return Choice(entry, state, "its turn: those before it wait for other backends")
         finally:

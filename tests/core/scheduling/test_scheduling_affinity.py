@@ -288,6 +288,16 @@ def test_clients_with_different_models_share_the_time_all_the_same() -> None:
     assert sum(changes) <= 30
 
 
+def test_who_has_much_that_waits_for_what_is_away_is_passed_over_no_more_than_others() -> None:
+    world = world_of(fleet("a", max_bypass=MaxBypass(count=4)), a="m")
+    for number in range(100):
+        world.submit(f"stuck{number}", client="x", needs=models(str(number), pinned=BackendId("away")))
+    world.submit("one", client="x", number=1.0, needs=models("n"))
+    world.submit_many("many", 50, client="y", needs=models("m"))
+    world.run()
+    assert len(passed_over(world, "one")) <= 4
+
+
 # Late binding
 
 
