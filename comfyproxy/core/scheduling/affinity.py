@@ -19,7 +19,7 @@ from itertools import islice
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.scheduling.durations import Durations, Models, Popularity
-from comfyproxy.core.scheduling.fleet import FleetState, State
+from comfyproxy.core.scheduling.fleet import FleetState, Flight, State
 from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow, Group
 from comfyproxy.core.scheduling.types import MaxBypass, Request
 
@@ -208,19 +208,12 @@ class Affinity:
         self, request: Request, able: frozenset[BackendId] | None, now_s: float
     ) -> tuple[State | None, float | None]:
         models, kind = request.needs.models, request.kind
-        costs = []
-        for state in self._free(able, now_s):
-            run_s = self._durations.run_s(kind, state.id)
-            cost_s = self._busy_s(state, now_s) + run_s
-            if models and state.tail != models:
-                cost_s += self._durations.load_s(models, state.id) / self._served(models, now_s)
-                cost_s += self._eviction_s(state, now_s)
-            costs.append((cost_s, state))
+        served = self._served(models, len(self._fleet.holders(models)), now_s)
+        costs = [(self._cost_s(request, state, served, now_s), state) for state in self._free(able, now_s)]
         if not costs:
             return None, None
         best_s = min(cost_s for cost_s, _ in costs)
-        about_s = best_s * ABOUT + ABOUT_S
-        best = self._of_equals([state for cost_s, state in costs if cost_s <= about_s], request)
+        best = self._of_equals([state for cost_s, state in costs if cost_s <= _about_s(best_s)], request)
         if not models or best.tail == models:
             return best, None
         wait_s = None
@@ -229,6 +222,22 @@ class Affinity:
             if its_s < min(best_s, math.inf if wait_s is None else wait_s):
                 wait_s = its_s
         return best, wait_s
+
+    def _cost_s(self, request: Request, state: State, served: float, now_s: float) -> float:
+        """Return when a job ends on a backend, with its share of what loading costs it and others."""
+        models = request.needs.models
+        cost_s = self._busy_s(state, now_s) + self._durations.run_s(request.kind, state.id)
+        if models and state.tail != models:
+            cost_s += self._durations.load_s(models, state.id) / served
+            cost_s += self._eviction_s(state, now_s)
+        return cost_s
+
+    def is_better(self, flight: Flight, wait_s: float, state: State, now_s: float) -> bool:
+        """Whether a job that has yet to wait where it is, if it was taken back, would go to this backend instead."""
+        models = flight.request.needs.models
+        served = self._served(models, len(self._fleet.holders(models)) - flight.is_cold, now_s)
+        there_s = wait_s + flight.run_s + flight.load_s / served
+        return there_s > _about_s(self._cost_s(flight.request, state, served, now_s))
 
     def _of_equals(self, states: Iterable[State], request: Request) -> State:
         """Return the one that holds the models and knows the client's last prompt; else the one unused for longest."""
@@ -264,10 +273,9 @@ class Affinity:
         speed = sum(self._durations.speed(each.id) for each in holders)
         return busy_s / len(holders) + group.work_s / speed
 
-    def _served(self, models: Models, now_s: float) -> float:
+    def _served(self, models: Models, holders: int, now_s: float) -> float:
         """Return how many jobs one more holder of models is likely to run: those share the cost of loading."""
-        holders = len(self._fleet.holders(models)) + 1
-        return 1.0 + REPAID_S * self._popularity.per_second(models, now_s) / holders
+        return 1.0 + REPAID_S * self._popularity.per_second(models, now_s) / (holders + 1)
 
     def _eviction_s(self, state: State, now_s: float) -> float:
         """Return what it costs the others that a backend forgets what it holds: loading it again, if wanted."""
@@ -335,3 +343,8 @@ class Affinity:
 
     def _wake_at(self, at_s: float) -> None:
         self.wake_at_s = min(self.wake_at_s, at_s)
+
+
+def _about_s(seconds: float) -> float:
+    """Return up to where times are equal to this one."""
+    return seconds * ABOUT + ABOUT_S

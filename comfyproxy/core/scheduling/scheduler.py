@@ -223,7 +223,7 @@ class Scheduler:
         if wait_s + flight.load_s < load_s + MOVE_GAIN_S:
             return False
         if self._is_affine:
-            return True
+            return self._affinity.is_better(flight, wait_s, idle, now_s)
         pair = [self._fleet.candidate(idle), self._fleet.candidate(there, less=1)]
         pair.sort(key=lambda candidate: candidate.last_turn)
         return next(iter(self._strategy.rank(flight.request, pair)), None) == idle.id

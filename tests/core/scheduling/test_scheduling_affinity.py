@@ -338,6 +338,26 @@ def test_a_server_that_others_use_all_the_time_runs_jobs_of_ours(max_concurrent:
     assert any(goes(scheduler, float(second)) is not None for second in range(1_000))
 
 
+def test_what_was_bound_to_spare_what_another_holds_is_not_misplaced() -> None:
+    scheduler = fleet("ab", max_concurrent=2)
+    for _ in range(40):  # loads `o` in less time than the other
+        scheduler.durations.observe("", frozenset("o"), A, RUN_S + LOAD_S / 2, is_cold=True)
+    for model, name in (("m", "a"), ("n", "b")):
+        holds(scheduler, name, model)
+    now_s = 0.0
+    for number in range(30):
+        enqueue(scheduler, f"m{number}", needs=models("m"), now_s=now_s)
+        assert goes(scheduler, now_s) == (f"m{number}", "a")
+        scheduler.started(f"m{number}", now_s)
+        now_s += RUN_S
+        scheduler.finished(f"m{number}", now_s)
+    has(scheduler, "b", "x", needs=models("n"), now_s=now_s)
+    now_s += RUN_S
+    enqueue(scheduler, "new", needs=models("o"), now_s=now_s)
+    assert goes(scheduler, now_s) == ("new", "b")
+    assert scheduler.misplaced(now_s) == []
+
+
 def test_nobody_is_woken_for_what_has_no_room() -> None:
     scheduler = fleet("ab")
     for prompt_id, name in (("x", "a"), ("y", "b")):
