@@ -13,6 +13,7 @@ from aiohttp import web
 
 from comfyproxy.applying import appliers
 from comfyproxy.assembly import MEGABYTE, Parts, Store, assemble
+from comfyproxy.service.explaining import Explainer
 from comfyproxy.service.recovery import recover
 from comfyproxy.service.reloading import Reloads
 from comfyproxy.service.tasks import Tasks
@@ -97,6 +98,7 @@ def build_application(parts: Parts, reloads: Reloads) -> web.Application:
     app[keys.FLEET], app[keys.FILES], app[keys.QUERIES] = parts.fleet, parts.files, parts.queries
     app[keys.STORE], app[keys.CONTROL], app[keys.BOARD] = parts.store, parts.control, parts.board
     app[keys.DRAINS], app[keys.KEEPER] = parts.drains, parts.keeper
+    app[keys.EXPLAINER] = Explainer(parts.fleet, parts.board, parts.placement)
     app[keys.MIRROR], app[keys.LOGS], app[keys.CATALOGS] = parts.mirror, parts.logs, parts.catalogs
     app[keys.SUBMISSIONS], app[keys.METRICS], app[keys.RELOADS] = parts.submissions, parts.metrics, reloads
     app[keys.MAX_BODY_BYTES] = round(settings.server.max_body_mb * MEGABYTE)

@@ -3,6 +3,7 @@
 State is read and changed without an `await` in between, so there are no locks. The store is told afterwards.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from comfyproxy.service.fleet import Fleet
 from comfyproxy.service.live import LiveJob
 from comfyproxy.service.payloads import PayloadCache
 from comfyproxy.service.placement import Placement
+
+log = logging.getLogger(__name__)
 
 
 class Board:
@@ -161,6 +164,8 @@ class Board:
             self.count_run(live)
             self._bind(live)
             self._place(live)
+            live.why = "it began there while it was judged"
+            log.info("prompt %s is on %s: %s", live.prompt_id, live.job.backend, live.why)
 
     def count_run(self, live: LiveJob) -> None:
         """Count that a backend took the job on, once for each time that it does."""

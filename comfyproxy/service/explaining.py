@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from comfyproxy.core.jobs import Payload
-from comfyproxy.core.options import options_of
+from comfyproxy.core.errors import BadRequest
+from comfyproxy.core.jobs import BackendId, Job
+from comfyproxy.core.prompts import Envelope
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
@@ -25,13 +26,21 @@ class Explainer:
         said = {"prompt_id": prompt_id, "state": state, "backend": live.job.backend, "why": live.why or None}
         return said | self._explain(live)
 
-    def of_prompt(self, live: LiveJob, payload: Payload) -> dict[str, Any]:
-        """Explain a prompt that nobody has submitted.
-
-        Args:
-            live: on no board.
-        """
-        self._placement.describe(live, payload, options_of(payload))
+    def of_prompt(self, envelope: Envelope) -> dict[str, Any]:
+        """Explain a prompt that nobody has submitted; nothing comes of it. Raises BadRequest."""
+        name = envelope.options.backend
+        if name is not None and self._fleet.get(name) is None:
+            raise BadRequest("unknown_backend", f"There is no backend called {name!r}")
+        job = Job(
+            prompt_id=envelope.prompt_id or "",
+            number=0.0,
+            client_id=envelope.client_id,
+            fingerprint=envelope.fingerprint,
+            created_s=0.0,
+            pinned=BackendId(name) if name is not None else None,
+        )
+        live = LiveJob(job)
+        self._placement.describe(live, envelope.payload, envelope.options)
         return self._explain(live)
 
     def _explain(self, live: LiveJob) -> dict[str, Any]:

@@ -83,3 +83,4 @@ class LiveJob:
         self.executed.clear()
         self.is_gapless = True
         self.is_settling = self.is_visitor = self.is_counted = False
+        self.why = ""

@@ -219,6 +219,8 @@ class Submissions:
                 return _accepted(live.job, verdict, backend)
         await self._forget(live)
         log.info("prompt %s was refused by %s with %d", prompt_id, backend.id, verdict.status)
+        if lacks := self._placement.lacked_everywhere(live):
+            log.info("prompt %s can run nowhere: %s", prompt_id, lacks)
         return _receipt(verdict, backend)
 
     async def _judge(self, live: LiveJob, envelope: Envelope) -> tuple[Backend, Verdict]:

@@ -71,7 +71,7 @@ class NodeSettings:
 class LoadBalancing:
     """How a backend is chosen for a prompt."""
 
-    strategy: Annotated[str, checked_strategy] = "least_loaded"
+    strategy: Annotated[str, checked_strategy] = "model_affinity"
     enable_failover: bool = True
     max_retries: Annotated[int, Range(minimum=0)] = 3
     retry_on: tuple[Literal["out_of_memory"], ...] = ()

@@ -86,6 +86,11 @@ class SimulatedBackend:
         return self._journal.executed
 
     @property
+    def loads(self) -> list[str]:
+        """The checkpoints that had to be loaded, each time, in order."""
+        return self._journal.loads
+
+    @property
     def requests(self) -> deque[tuple[str, str]]:
         """The last requests received: method and path, still percent-encoded and without its query."""
         return self._journal.requests

@@ -3,7 +3,7 @@
 GET  /faults                    what is set
 POST /faults {"name": ..., "value": ...}
 POST /kill | /restart
-GET  /journal                   accepted and executed prompts
+GET  /journal                   accepted and executed prompts, and the checkpoints that had to be loaded
 """
 
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,8 @@ class Control:
         return web.json_response({"url": self._backend.url})
 
     async def _journal(self, request: web.Request) -> web.Response:
-        return web.json_response({"accepted": self._backend.accepted, "executed": self._backend.executed})
+        backend = self._backend
+        return web.json_response({"accepted": backend.accepted, "executed": backend.executed, "loads": backend.loads})
 
 
 async def apply(faults: Faults, name: Any, value: Any) -> None:

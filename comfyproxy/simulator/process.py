@@ -36,6 +36,7 @@ class Journal:
 
     accepted: list[str] = field(default_factory=list)  # prompt ids, in order of acceptance
     executed: list[str] = field(default_factory=list)  # prompt ids, in order of beginning
+    loads: list[str] = field(default_factory=list)  # checkpoints, each time that one had to be loaded
     requests: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_REQUESTS_KEPT))  # method, raw path
 
 
@@ -47,7 +48,7 @@ class Process:
     ) -> None:
         self.options, self.profile, self.folders, self.faults = options, profile, folders, faults
         pace = Pace(options.speed, faults)
-        memory = ModelMemory(options.vram_models, options.load_seconds, pace)
+        memory = ModelMemory(options.vram_models, options.load_seconds, pace, journal.loads)
         self.world = World(options, profile, folders, memory, pace, random.Random(options.seed))
         self.nodes = {name: node for name, node in stock_nodes().items() if name not in options.without_nodes}
         self.sockets = Sockets(faults)

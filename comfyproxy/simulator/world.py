@@ -35,12 +35,16 @@ class Pace:
 
 
 class ModelMemory:
-    """The checkpoints that are in memory, those used last."""
+    """The checkpoints that are in memory, those used last.
 
-    def __init__(self, capacity: int, load_seconds: float, pace: Pace) -> None:
+    Attributes:
+        loads: the names of those that had to be loaded, in order; the list that was handed in.
+    """
+
+    def __init__(self, capacity: int, load_seconds: float, pace: Pace, loads: list[str]) -> None:
         self._capacity, self._load_seconds, self._pace = capacity, load_seconds, pace
         self._resident: list[str] = []
-        self.loads: list[str] = []
+        self.loads = loads
 
     @property
     def resident(self) -> tuple[str, ...]:

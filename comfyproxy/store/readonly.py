@@ -29,8 +29,8 @@ def settled_jobs(path: Path, *, busy_timeout_s: float = 5.0) -> Iterator[tuple[J
         raise StoreError(f"there is no store at {path}")
     # Where nobody has it open there is no log, and SQLite would make one, which the proxy's user may not be able to
     # write; it does not if it is told that the file will not change.
-    log = path.with_name(f"{path.name}-wal")
-    is_closed = not log.exists()
+    journal = path.with_name(f"{path.name}-wal")
+    is_closed = not journal.exists()
     mode = "mode=ro&immutable=1" if is_closed else "mode=ro"
     try:
         with contextlib.closing(
@@ -40,7 +40,7 @@ def settled_jobs(path: Path, *, busy_timeout_s: float = 5.0) -> Iterator[tuple[J
                 raise StoreError(f"{path} is of an earlier version ({version}): start this comfyproxy on it once")
             after = -1
             while rows := _portion(db, after):
-                if is_closed and log.exists():
+                if is_closed and journal.exists():
                     raise StoreError(f"a proxy has opened {path} in the meantime: try again")
                 after = rows[-1][0]
                 for _, packed, entry, *job in rows:

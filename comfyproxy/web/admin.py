@@ -4,12 +4,15 @@ from typing import Any
 
 from aiohttp import web
 
-from comfyproxy.core.errors import RequestError
+from comfyproxy.core import prompts
+from comfyproxy.core.errors import BadRequest, RequestError
 from comfyproxy.core.jobs import Job
 from comfyproxy.service.fleet import Backend
 from comfyproxy.settings import BadSettings
+from comfyproxy.web.bodies import read_body
 from comfyproxy.web.direct import UnknownBackend
-from comfyproxy.web.keys import BOARD, DRAINS, FLEET, RELOADS, STORE
+from comfyproxy.web.keys import BOARD, DRAINS, EXPLAINER, FLEET, MAX_BODY_BYTES, RELOADS, STORE
+from comfyproxy.web.prompt import asked_by
 
 PREFIX = "/comfyproxy/v1"
 
@@ -72,6 +75,27 @@ class BadConfiguration(RequestError):
         super().__init__(message, details=str(cause), extra_info={"problems": problems})
 
 
+async def explain_job(request: web.Request) -> web.Response:
+    """GET /comfyproxy/v1/explain/{prompt_id}: why an unfinished prompt is where it is, or waits."""
+    prompt_id = request.match_info["prompt_id"]
+    explained = request.app[EXPLAINER].of_job(prompt_id)
+    if explained is None:
+        return web.json_response({"error": f"no such unfinished job: {prompt_id}"}, status=404)
+    return web.json_response(explained)
+
+
+async def explain_prompt(request: web.Request) -> web.Response:
+    """POST /comfyproxy/v1/explain: where the prompt in the body would go, and what is missing where; nothing is run.
+
+    The body and the headers are those of POST /prompt.
+    """
+    body = await read_body(request, request.app[MAX_BODY_BYTES])
+    envelope = prompts.parse(body, asked_by(request))
+    if envelope is None:
+        raise BadRequest("no_prompt", "No prompt provided", details="No prompt provided")
+    return web.json_response(request.app[EXPLAINER].of_prompt(envelope))
+
+
 def _named(request: web.Request) -> Backend:
     name = request.match_info["name"]
     backend = request.app[FLEET].get(name)
@@ -116,4 +140,6 @@ routes = [
     web.post(f"{PREFIX}/backends/{{name}}/undrain", undrain),
     web.post(f"{PREFIX}/reload", reload),
     web.get(f"{PREFIX}/jobs/{{prompt_id}}", get_job),
+    web.get(f"{PREFIX}/explain/{{prompt_id}}", explain_job),
+    web.post(f"{PREFIX}/explain", explain_prompt),
 ]

@@ -6,7 +6,7 @@ from planning_support import FirstComeFirstServed, fleet, job
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.scheduling.scheduler import Scheduler
 from comfyproxy.core.scheduling.strategies import make_strategy
-from comfyproxy.core.scheduling.types import Assignment
+from comfyproxy.core.scheduling.types import Assignment, BackendSpec
 from comfyproxy.planning.engine import Stranded, simulate
 from comfyproxy.planning.fleet import FleetBackend
 
@@ -89,6 +89,29 @@ class _Never(_Late):
     def next(self, now_s: float) -> Assignment | None:
         self.now_s, self.until_s = now_s, now_s + 1
         return None
+
+
+class _Mover(FirstComeFirstServed):
+    """Puts all on one backend, and takes back whatever waits there."""
+
+    def misplaced(self, now_s: float) -> list[tuple[str, BackendId]]:
+        if len(self._backends) == 2:
+            return []
+        self.set_backend(FleetBackend(name="b").spec())
+        return [("0", A), ("1", A)]
+
+    def set_backend(self, spec: BackendSpec) -> None:
+        if spec.backend != B or self._backends[A][1]:
+            super().set_backend(spec)
+
+    def released(self, prompt_id: str) -> None:
+        self._backends[A][1].discard(prompt_id)
+
+
+def test_a_job_that_waits_is_taken_back_and_one_that_runs_is_not() -> None:
+    backends = FleetBackend(name="a", max_concurrent=2), FleetBackend(name="b")
+    run = simulate([job(0, 10), job(0, 10)], fleet(*backends), _Mover())
+    assert [(each.backend, each.assigned_s, each.start_s) for each in run.records] == [(A, 0, 0), (B, 0, 0)]
 
 
 @pytest.mark.parametrize("scheduler", [_Never])

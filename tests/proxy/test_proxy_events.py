@@ -15,7 +15,7 @@ from simulator_support import Frame, Socket, sampling, text
 
 from comfyproxy.core import frames
 from comfyproxy.core.frames import FrameKind
-from comfyproxy.settings import WebsocketSettings
+from comfyproxy.settings import LoadBalancing, WebsocketSettings
 
 FLAGS = {"supports_preview_metadata": True}
 
@@ -191,7 +191,8 @@ async def test_an_event_that_names_no_prompt_goes_to_the_client_whose_prompt_run
 
 
 async def test_an_event_that_names_a_prompt_goes_to_its_client(tmp_path: Path) -> None:
-    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path) as proxy:
+    early = LoadBalancing(strategy="least_loaded")  # the second one waits on the backend
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, load_balancing=early) as proxy:
         one, other = await proxy.socket("one"), await proxy.socket("other")
         runs, waits = await proxy.submit(ceaseless(), "one"), await proxy.submit(text(), "other")
         await _progressed(one, runs)

@@ -127,10 +127,8 @@ async def test_without_failover_a_prompt_whose_backend_dies_ends_with_an_error_t
 
 
 async def test_prompts_pending_on_a_backend_that_dies_do_not_hang(tmp_path: Path) -> None:
-    async with (
-        Fleet("a") as fleet,
-        running_proxy(fleet, tmp_path, load_balancing=LoadBalancing(enable_failover=False)) as proxy,
-    ):
+    bound_early = LoadBalancing(strategy="least_loaded", enable_failover=False)
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, load_balancing=bound_early) as proxy:
         _, running, _ = await _running(proxy, fleet)
         pending = await proxy.submit(text(), "me")
         await fleet["a"].kill()

@@ -9,6 +9,8 @@ import pytest
 from proxying import Fleet, running_proxy
 from simulator_support import endless, sampling, text, txt2img
 
+from comfyproxy.settings import LoadBalancing
+
 FLAGS = {"supports_preview_metadata": True}
 
 
@@ -70,7 +72,11 @@ async def test_a_client_stays_where_its_caches_are_though_others_come_in_between
 
 async def test_a_backend_that_is_loaded_more_waits_until_the_others_have_caught_up(tmp_path: Path) -> None:
     pin = {"X-Comfyproxy-Backend": "a"}
-    async with Fleet("a", "b", "c") as fleet, running_proxy(fleet, tmp_path, max_concurrent=3) as proxy:
+    least = LoadBalancing(strategy="least_loaded")
+    async with (
+        Fleet("a", "b", "c") as fleet,
+        running_proxy(fleet, tmp_path, max_concurrent=3, load_balancing=least) as proxy,
+    ):
         for seed in range(2):
             assert (await proxy.post("/prompt", {"prompt": endless(seed)}, headers=pin))[0] == 200
         loads = []
@@ -97,7 +103,8 @@ async def test_strangers_prompts_on_a_backend_count_as_load(tmp_path: Path) -> N
 
 
 async def test_what_no_backend_has_room_for_waits_in_the_proxy(tmp_path: Path) -> None:
-    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path) as proxy:
+    least = LoadBalancing(strategy="least_loaded")
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, load_balancing=least) as proxy:
         running = await proxy.submit(endless(), "me")
         others = [await proxy.submit(text(str(number)), "me") for number in range(4)]
         async with asyncio.timeout(5):

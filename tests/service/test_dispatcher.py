@@ -139,10 +139,11 @@ async def test_a_rewritten_graph_is_sent_and_the_clients_own_is_shown(stage: Sta
 
 async def test_a_job_that_is_recalled_waits_here_again(stage: Stage) -> None:
     live = await stage.has("a", "p")
-    live.is_counted = True
+    live.is_counted, live.why = True, "it is expected to finish there first"
     stage.dispatcher.is_stopping = True
     stage.dispatcher.recall(live, stage.backend("a"))
     await stage.quiet()
+    assert live.why == ""
     assert (live.job.state, live.job.attempts, stage.board.waiting_count) == (JobState.QUEUED, 0, 1)
     assert stage.client("a").pending == []
 

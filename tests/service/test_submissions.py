@@ -366,6 +366,7 @@ async def test_one_that_started_while_it_was_judged_is_dispatched(stage: Stage) 
     live = stage.live("p")
     assert (live.job.state, live.job.backend, live.is_visitor) == (JobState.ACCEPTED, judge, False)
     assert "p" in stage.backend(judge).in_flight
+    assert live.why == "it began there while it was judged"
 
 
 async def test_those_who_wait_go_out_before_whoever_comes(stage: Stage) -> None:

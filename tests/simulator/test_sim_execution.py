@@ -272,6 +272,15 @@ async def test_more_memory_keeps_more_checkpoints_until_they_are_unloaded() -> N
         assert memory.loads == [*names, "a.safetensors"]
 
 
+async def test_what_was_loaded_is_remembered_over_a_restart_that_empties_the_memory() -> None:
+    async with SimulatedBackend(checkpoints=("a.safetensors",), speed=100) as backend, Client(backend) as client:
+        for seed in (1, 2):
+            await client.run(txt2img("a.safetensors", seed))
+        await backend.restart()
+        await client.run(txt2img("a.safetensors", 3))
+        assert backend.loads == ["a.safetensors", "a.safetensors"]
+
+
 async def test_loading_costs_what_was_said_divided_by_the_speed() -> None:
     options: dict[str, Any] = {"checkpoints": ("a.safetensors",), "speed": 10, "load_seconds": 3}
     async with SimulatedBackend(**options) as backend, Client(backend) as client:

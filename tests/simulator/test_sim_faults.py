@@ -250,7 +250,7 @@ async def test_the_faults_can_be_set_over_a_port_of_their_own() -> None:
         assert (await tell("/faults", name="refuse_connections"))[0] == 400
         assert (await tell("/restart"))[1] == {"url": backend.url}
         async with client.session.get(f"{control}/journal") as response:
-            assert await response.json() == {"accepted": [], "executed": []}
+            assert await response.json() == {"accepted": [], "executed": [], "loads": []}
         await client.get("/prompt")
 
 
