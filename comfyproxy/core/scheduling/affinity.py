@@ -13,13 +13,13 @@ Four rules, tried in this order:
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.scheduling.durations import Durations, Models, Popularity
-from comfyproxy.core.scheduling.fleet import FleetState, State
+from comfyproxy.core.scheduling.fleet import FleetState, Flight, State
 from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow, Group
 from comfyproxy.core.scheduling.types import MaxBypass, Request
 
@@ -184,7 +184,7 @@ class Affinity:
         turns = self._queue.in_turn(LOOK)
         try:
             for flow in turns:
-                for entry in self._heads(flow):
+                for entry in self._placeable(flow):
                     looked += 1
                     if entry.group.head() is not entry:
                         continue
@@ -243,29 +243,20 @@ class Affinity:
 
     def _look_for(self, request: Request, able: frozenset[BackendId] | None, now_s: float) -> "_Look":
         """Return where a job could go now, and whether it finishes earlier on a backend that is busy."""
-        costs = [(self._cost_s(request, state, now_s), state) for state in self._free(able, now_s)]
+        served = self._served(request.needs.models, len(self._fleet.holders(request.needs.models)), now_s)
+        costs = [(self._cost_s(request, state, served, now_s), state) for state in self._free(able, now_s)]
         if not costs:
             return _Look()
         best_s = min(cost_s for cost_s, _ in costs)
-        about_s = best_s * ABOUT + ABOUT_S
-        best = self._of_equals([state for cost_s, state in costs if cost_s <= about_s], request)
+        best = self._of_equals([state for cost_s, state in costs if cost_s <= _about_s(best_s)], request)
         look = _Look(best=best)
         free = {state.id for _, state in costs}
         look.later = [state for state in self._that_may_be_better(request, able) if state.id not in free]
         for state in look.later:
-            gain_s = best_s - self._cost_s(request, state, now_s)
+            gain_s = best_s - self._cost_s(request, state, served, now_s)
             if gain_s > max(look.gain_s, ABOUT_S):
                 look.better, look.gain_s = state, gain_s
         return look
-
-    def _cost_s(self, request: Request, state: State, now_s: float) -> float:
-        """Return how long it takes until a job is done on a backend, and what it costs others."""
-        models = request.needs.models
-        cost_s = self._busy_s(state, now_s) + self._durations.run_s(request.kind, state.id)
-        if models and state.tail != models:
-            cost_s += self._durations.load_s(models, state.id) / self._served(models, now_s)
-            cost_s += self._eviction_s(state, now_s)
-        return cost_s
 
     def _load_s(self, request: Request, state: State) -> float:
         models = request.needs.models
@@ -279,6 +270,23 @@ class Affinity:
         for state in {state.id: state for state in (*holders, *busy)}.values():
             if state.is_ready and state.flights and (able is None or state.id in able):
                 yield state
+
+    def _cost_s(self, request: Request, state: State, served: float, now_s: float) -> float:
+        """Return when a job ends on a backend, with its share of what loading costs it and others."""
+        models = request.needs.models
+        cost_s = self._busy_s(state, now_s) + self._durations.run_s(request.kind, state.id)
+        if models and state.tail != models:
+            cost_s += self._durations.load_s(models, state.id) / served
+            cost_s += self._eviction_s(state, now_s)
+        return cost_s
+
+    def is_better(self, flight: Flight, wait_s: float, state: State, now_s: float) -> bool:
+        """Whether a job that has yet to wait where it is, if it was taken back, would go to this backend instead."""
+        self.look_anew()
+        models = flight.request.needs.models
+        served = self._served(models, len(self._fleet.holders(models)) - flight.is_cold, now_s)
+        there_s = wait_s + flight.run_s + flight.load_s / served
+        return there_s > _about_s(self._cost_s(flight.request, state, served, now_s))
 
     def _of_equals(self, states: Iterable[State], request: Request) -> State:
         """Return the one that holds the models and knows the client's last prompt; else the one unused for longest."""
@@ -328,10 +336,9 @@ class Affinity:
         speed = sum(self._durations.speed(each.id) for each in servers)
         return busy_s / len(servers) + group.work_s / speed
 
-    def _served(self, models: Models, now_s: float) -> float:
+    def _served(self, models: Models, holders: int, now_s: float) -> float:
         """Return how many jobs one more holder of models is likely to run: those share the cost of loading."""
-        holders = len(self._fleet.holders(models)) + 1
-        return 1.0 + REPAID_S * self._popularity.per_second(models, now_s) / holders
+        return 1.0 + REPAID_S * self._popularity.per_second(models, now_s) / (holders + 1)
 
     def _eviction_s(self, state: State, now_s: float) -> float:
         """Return what it costs the others that a backend forgets what it holds: loading it again, if wanted."""
@@ -355,9 +362,8 @@ class Affinity:
                 entry = flow.head()
                 if entry is not None and self._can(state, entry.group):
                     return entry
-                for entry in self._heads(flow):
-                    if self._can(state, entry.group):
-                        return entry
+                if heads := flow.heads(lambda group: self._can(state, group)):
+                    return heads[0]
         finally:
             turns.close()
         if self._queue.is_longer_than(LOOK):
@@ -369,10 +375,14 @@ class Affinity:
         heads = [head for group in groups if self._can(state, group) and (head := group.head()) is not None]
         return min(heads, key=lambda entry: (entry.flow.tag, entry.request.number, entry.order), default=None)
 
-    def _heads(self, flow: Flow) -> list[Entry]:
-        """Return the first jobs of one flow's lines, in order."""
-        heads = [head for group in list(flow.lines)[:LOOK] if (head := flow.head_in(group)) is not None]
-        return sorted(heads, key=lambda entry: (entry.request.number, entry.order))
+    def _placeable(self, flow: Flow) -> Iterator[Entry]:
+        """Yield the first jobs of one flow's lines that some backend could have now, in order."""
+        first = flow.head()
+        if first is not None and self._fleet.has_room_for(first.group):
+            yield first  # mostly no other is asked for
+        for entry in flow.heads(self._fleet.has_room_for)[:LOOK]:
+            if entry is not first:
+                yield entry
 
     def _can(self, state: State, group: Group) -> bool:
         able = self._fleet.able_of(group)
@@ -405,3 +415,8 @@ class Affinity:
 
     def _wake_at(self, at_s: float) -> None:
         self.wake_at_s = min(self.wake_at_s, at_s)
+
+
+def _about_s(seconds: float) -> float:
+    """Return up to where times are equal to this one."""
+    return seconds * ABOUT + ABOUT_S

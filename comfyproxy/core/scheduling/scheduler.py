@@ -224,7 +224,7 @@ class Scheduler:
         if wait_s + flight.load_s < load_s + MOVE_GAIN_S:
             return False
         if self._is_affine:
-            return True
+            return self._affinity.is_better(flight, wait_s, idle, now_s)
         pair = [self._fleet.candidate(idle), self._fleet.candidate(there, less=1)]
         pair.sort(key=lambda candidate: candidate.last_turn)
         return next(iter(self._strategy.rank(flight.request, pair)), None) == idle.id
@@ -253,8 +253,7 @@ class Scheduler:
                     return Choice(entry, state, "its turn")
                 if len(flow.lines) < 2:
                     continue
-                heads = [head for group in list(flow.lines)[:LOOK] if (head := flow.head_in(group)) is not None]
-                for entry in sorted(heads, key=lambda each: (each.request.number, each.order)):
+                for entry in flow.heads(self._fleet.has_room_for)[:LOOK]:
                     if (state := self._state_for(entry)) is not None:
                         return Choice(entry, state, "its turn: those before it wait for other backends")
         finally:
