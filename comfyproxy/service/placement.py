@@ -119,13 +119,16 @@ class Placement:
             ready = list(islice((each for each in self._in_turn(None) if each.id not in excluded), LOOK))
         return min(ready, key=lambda backend: (not backend.in_flight, len(backend.visitors)), default=None)
 
-    def lacked_everywhere(self, live: LiveJob) -> str:
-        """Say what each backend lacks of what a job needs, for people; nothing where one could run it."""
+    def is_impossible(self, live: LiveJob) -> bool:
+        """Whether no backend can run a job, as far as is known."""
+        self._listen()
+        return self.scheduler.is_impossible(self.needs(live))
+
+    def lacks(self, live: LiveJob) -> str:
+        """Say what each backend lacks of what a job needs, for people."""
         needs = self.needs(live)
-        if any(backend.offer.can(needs) for backend in self._fleet):
-            return ""
-        lacks = (", ".join(str(lack) for lack in backend.offer.missing(needs)) for backend in self._fleet)
-        return "; ".join(f"{backend.id} lacks {lack}" for backend, lack in zip(self._fleet, lacks, strict=True))
+        lacks = {backend.id: ", ".join(str(lack) for lack in backend.offer.missing(needs)) for backend in self._fleet}
+        return "; ".join(f"{name} lacks {lack}" for name, lack in lacks.items() if lack)
 
     def outlook(self, live: LiveJob, backend: Backend) -> Outlook:
         """Return how long a job would take on a backend, as far as is known."""
