@@ -13,7 +13,7 @@ Four rules, tried in this order:
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,6 +30,7 @@ SURE_S = 1.0  # if it is known so well when that will be
 REPAID_S = 300.0  # a backend that loads models serves its share of the requests for them, for so long
 ABOUT, ABOUT_S = 1.05, 0.25  # times that differ by less are equal: nobody knows them better
 AMORTISE = 24.0  # other clients' service that a client with much to do may be passed over by, in times of loading
+CALM = 3.0  # so much longer it may be passed over while it waits for a better place
 KEEP_S = 60.0  # models that are likely to be asked for within this time are worth keeping
 
 
@@ -40,6 +41,22 @@ class Choice:
     entry: Entry
     state: State
     why: str
+
+
+@dataclass(slots=True)
+class _Look:
+    """Where a job could go.
+
+    Attributes:
+        best: of those that could have it now.
+        later: busy ones that could have it later.
+        better: the one of these where it finishes earlier than on the best, by `gain_s`.
+    """
+
+    best: State | None = None
+    later: Sequence[State] = ()
+    better: State | None = None
+    gain_s: float = 0.0
 
 
 class Affinity:
@@ -57,13 +74,21 @@ class Affinity:
         self._queue, self._fleet = queue, fleet
         self._durations, self._popularity = durations, popularity
         self.max_bypass = max_bypass
+        self._busy: dict[BackendId, float] = {}
+        self._timely: dict[BackendId, bool] = {}
         self.warm_of: Callable[[str], BackendId | None] = lambda client: None
         self.wake_at_s = math.inf
 
     def next(self, now_s: float) -> Choice | None:
         """Return what should be done now; None if nothing."""
         self.wake_at_s = math.inf
+        self.look_anew()
         return self._of_held_models(now_s) or self._in_turn(now_s)
+
+    def look_anew(self) -> None:
+        """Forget what was found out of backends; within one decision they do not change."""
+        self._busy.clear()
+        self._timely.clear()
 
     # Rule 1
 
@@ -107,7 +132,7 @@ class Affinity:
 
     def _now(self, front: Entry, state: State, now_s: float) -> Choice:
         """Place a job that was passed over often enough: here, or where it finishes earlier."""
-        best, _ = self._best(front, now_s)
+        best = self._best(front, now_s).best
         if best is None or self.front(best) is not front:
             best = state
         return Choice(front, best, "it has waited long enough")
@@ -121,9 +146,16 @@ class Affinity:
             if now_s - front.passed_since_s >= bounds.seconds:
                 return False
             self._wake_at(front.passed_since_s + bounds.seconds)
-        if front.client is entry.client or self._prefers_to_wait(front, now_s):
+        if front.client is entry.client:
             return True
-        return front.passed_s < self._patience_s(front)
+        # What is fast loses most by loading: the slow ones give way first.
+        patience_s = self._patience_s(front) * self._durations.relative_speed(state.id)
+        look = self._best(front, now_s)
+        if look.best is None or look.better is not None:
+            if self._gain_s(front, look, now_s) <= 0.0:
+                return True
+            patience_s *= CALM
+        return front.passed_s < patience_s
 
     def _patience_s(self, front: Entry) -> float:
         """How much service of others may go before a job: one prompt per backend, or what makes up for loading.
@@ -135,9 +167,12 @@ class Affinity:
         load_s = self._durations.load_s(needs.models, BackendId(""))
         return max(one_each_s, min(AMORTISE * load_s, front.client.backlog_s))
 
-    def _prefers_to_wait(self, front: Entry, now_s: float) -> bool:
-        best, wait_s = self._best(front, now_s)
-        return best is None or wait_s is not None
+    def is_content(self, front: Entry, now_s: float) -> bool:
+        """Whether a job loses nothing by being passed over: it waits for a better place, and so do those behind it."""
+        look = self._best(front, now_s)
+        if look.best is None:
+            return True
+        return look.better is not None and self._gain_s(front, look, now_s) <= 0.0
 
     # Rules 2 and 3
 
@@ -170,65 +205,79 @@ class Affinity:
         return Choice(entry, state, "those that hold the models have too much to do")
 
     def _consider(self, entry: Entry, wanted: list[tuple[float, Entry, State]], now_s: float) -> Choice | None:
-        models = entry.request.needs.models
-        best, wait_s = self._best(entry, now_s)
-        if best is None:
+        look = self._look_for(entry.request, self._fleet.able_of(entry.group), now_s)
+        if look.best is None:
             return None
-        if wait_s is None:
-            return Choice(entry, best, "it is expected to finish there first")
-        load_s = self._durations.load_s(models, best.id)
+        if look.better is None:
+            return Choice(entry, look.best, "it is expected to finish there first")
+        request, best = entry.request, look.best
+        load_s = self._load_s(request, best)
         if entry.deferred_since_s is None:
             entry.deferred_since_s = now_s
-        patience_ends_s = entry.deferred_since_s + load_s
+            entry.patience_s = max(load_s, look.gain_s)
+        patience_ends_s = entry.deferred_since_s + entry.patience_s
         if now_s >= patience_ends_s or self._is_overdue(entry, now_s):
-            return Choice(entry, best, "it has waited for the models as long as loading them takes")
+            return Choice(entry, best, "it has waited for a better place as long as that could be worth")
         self._wake_at(patience_ends_s)
-        gain_s = self._drain_s(entry.group, now_s) - (load_s + self._durations.run_s(entry.request.kind, best.id))
-        if gain_s > 0:
+        if (gain_s := self._gain_s(entry, look, now_s)) > 0.0:
             wanted.append((gain_s, entry, best))
         return None
 
-    def _best(self, entry: Entry, now_s: float) -> tuple[State | None, float | None]:
-        """Return the backend to which a job could go now, and where it finishes first.
+    def _gain_s(self, entry: Entry, look: "_Look", now_s: float) -> float:
+        """Return by how much a job would be done on the best backend before the others have done all of its group."""
+        if look.best is None:
+            return 0.0
+        run_s = self._durations.run_s(entry.request.kind, look.best.id)
+        return self._drain_s(entry.group, look.later, now_s) - (self._load_s(entry.request, look.best) + run_s)
 
-        And how long that takes on one that is busy and holds the models, if there it finishes even earlier.
-        """
-        return self._best_for(entry.request, self._fleet.able_of(entry.group), now_s)
+    def _best(self, entry: Entry, now_s: float) -> "_Look":
+        return self._look_for(entry.request, self._fleet.able_of(entry.group), now_s)
 
     def would_go_to(self, request: Request, now_s: float) -> BackendId | None:
         """Return where a job finishes first that waits for nobody else; None if nobody has room."""
-        able = self._fleet.able(request.needs, request.excluded)
-        best, wait_s = self._best_for(request, able, now_s)
-        if wait_s is None:
-            return best.id if best is not None else None
-        holders = self._ready_holders(request.needs.models, able)
-        return min(holders, key=lambda state: self._busy_s(state, now_s)).id
+        self.look_anew()
+        look = self._look_for(request, self._fleet.able(request.needs, request.excluded), now_s)
+        chosen = look.best if look.better is None else look.better
+        return chosen.id if chosen is not None else None
 
-    def _best_for(
-        self, request: Request, able: frozenset[BackendId] | None, now_s: float
-    ) -> tuple[State | None, float | None]:
-        models, kind = request.needs.models, request.kind
-        costs = []
-        for state in self._free(able, now_s):
-            run_s = self._durations.run_s(kind, state.id)
-            cost_s = self._busy_s(state, now_s) + run_s
-            if models and state.tail != models:
-                cost_s += self._durations.load_s(models, state.id) / self._served(models, now_s)
-                cost_s += self._eviction_s(state, now_s)
-            costs.append((cost_s, state))
+    def _look_for(self, request: Request, able: frozenset[BackendId] | None, now_s: float) -> "_Look":
+        """Return where a job could go now, and whether it finishes earlier on a backend that is busy."""
+        costs = [(self._cost_s(request, state, now_s), state) for state in self._free(able, now_s)]
         if not costs:
-            return None, None
+            return _Look()
         best_s = min(cost_s for cost_s, _ in costs)
         about_s = best_s * ABOUT + ABOUT_S
         best = self._of_equals([state for cost_s, state in costs if cost_s <= about_s], request)
-        if not models or best.tail == models:
-            return best, None
-        wait_s = None
-        for state in self._ready_holders(models, able)[:LOOK_AT_BACKENDS]:
-            its_s = self._busy_s(state, now_s) + self._durations.run_s(kind, state.id)
-            if its_s < min(best_s, math.inf if wait_s is None else wait_s):
-                wait_s = its_s
-        return best, wait_s
+        look = _Look(best=best)
+        free = {state.id for _, state in costs}
+        look.later = [state for state in self._that_may_be_better(request, able) if state.id not in free]
+        for state in look.later:
+            gain_s = best_s - self._cost_s(request, state, now_s)
+            if gain_s > max(look.gain_s, ABOUT_S):
+                look.better, look.gain_s = state, gain_s
+        return look
+
+    def _cost_s(self, request: Request, state: State, now_s: float) -> float:
+        """Return how long it takes until a job is done on a backend, and what it costs others."""
+        models = request.needs.models
+        cost_s = self._busy_s(state, now_s) + self._durations.run_s(request.kind, state.id)
+        if models and state.tail != models:
+            cost_s += self._durations.load_s(models, state.id) / self._served(models, now_s)
+            cost_s += self._eviction_s(state, now_s)
+        return cost_s
+
+    def _load_s(self, request: Request, state: State) -> float:
+        models = request.needs.models
+        return self._durations.load_s(models, state.id) if models and state.tail != models else 0.0
+
+    def _that_may_be_better(self, request: Request, able: frozenset[BackendId] | None) -> Iterable[State]:
+        """Yield backends that are busy: those that hold the models, and those that have been busy for longest."""
+        models = request.needs.models
+        holders = islice(self._fleet.holders(models), LOOK_AT_BACKENDS) if models else ()
+        busy = islice(self._fleet.busy(), LOOK_AT_BACKENDS)
+        for state in {state.id: state for state in (*holders, *busy)}.values():
+            if state.is_ready and state.flights and (able is None or state.id in able):
+                yield state
 
     def _of_equals(self, states: Iterable[State], request: Request) -> State:
         """Return the one that holds the models and knows the client's last prompt; else the one unused for longest."""
@@ -255,14 +304,22 @@ class Affinity:
     def _ready_holders(self, models: Models, able: frozenset[BackendId] | None) -> list[State]:
         return [each for each in self._fleet.holders(models) if each.is_ready and (able is None or each.id in able)]
 
-    def _drain_s(self, group: Group, now_s: float) -> float:
-        """Return when the present holders of a group's models will have done all its waiting jobs, as expected."""
-        holders = self._ready_holders(group.needs.models, self._fleet.able_of(group))
-        if not holders:
+    def _drain_s(self, group: Group, later: Sequence[State], now_s: float) -> float:
+        """Return when those that hold a group's models will have done all its waiting jobs, as expected.
+
+        Args:
+            later: who is waited for where nobody holds them.
+        """
+        models = group.needs.models
+        holders = self._ready_holders(models, self._fleet.able_of(group)) if models else []
+        servers = holders or later
+        if not servers:
             return math.inf
-        busy_s = sum(self._busy_s(each, now_s) for each in holders)
-        speed = sum(self._durations.speed(each.id) for each in holders)
-        return busy_s / len(holders) + group.work_s / speed
+        busy_s = sum(self._busy_s(each, now_s) for each in servers)
+        if models:
+            busy_s += sum(self._durations.load_s(models, each.id) for each in servers if each.tail != models)
+        speed = sum(self._durations.speed(each.id) for each in servers)
+        return busy_s / len(servers) + group.work_s / speed
 
     def _served(self, models: Models, now_s: float) -> float:
         """Return how many jobs one more holder of models is likely to run: those share the cost of loading."""
@@ -315,10 +372,19 @@ class Affinity:
         return able is None or state.id in able
 
     def _busy_s(self, state: State, now_s: float) -> float:
-        return state.busy_s(now_s, self._durations.base_s(""))
+        busy_s = self._busy.get(state.id)
+        if busy_s is None:
+            busy_s = self._busy[state.id] = state.busy_s(now_s, self._durations.base_s(""))
+        return busy_s
 
     def _is_time(self, state: State, now_s: float) -> bool:
         """Whether a backend should get another job now, rather than when it is about to be done."""
+        is_time = self._timely.get(state.id)
+        if is_time is None:
+            is_time = self._timely[state.id] = self._find_time(state, now_s)
+        return is_time
+
+    def _find_time(self, state: State, now_s: float) -> bool:
         if not state.flights:
             return True
         busy_s = self._busy_s(state, now_s)

@@ -60,10 +60,15 @@ class Durations:
         self._run = _Mean(FIRST_RUN_S, 0)
         self._load = _Mean(FIRST_LOAD_S, 0)
         self._speeds: dict[BackendId, float] = {}
+        self._sum = 0.0  # of the speeds
 
     def speed(self, backend: BackendId) -> float:
         """Return how fast a backend is against the others: 2.0 takes half the time."""
         return self._speeds.get(backend, 1.0)
+
+    def relative_speed(self, backend: BackendId) -> float:
+        """Return how fast a backend is against the mean of those that are known."""
+        return self.speed(backend) * len(self._speeds) / self._sum if self._speeds else 1.0
 
     def run_s(self, kind: str, backend: BackendId) -> float:
         """Return how long a prompt is expected to run there with its models in memory."""
@@ -116,7 +121,7 @@ class Durations:
         if (known := self._kinds.get((kind,))) is not None:
             ratio = known.value / (seconds * self.speed(backend))
             speed = self.speed(backend) * min(max(ratio, 0.25), 4.0) ** NEW
-            self._speeds[backend] = min(max(speed, 1 / MAX_SPEED), MAX_SPEED)
+            self._set_speed(backend, min(max(speed, 1 / MAX_SPEED), MAX_SPEED))
         self._guesses.pop((kind,), None)
         self._runs.fold((kind, backend), seconds)
         self._kinds.fold((kind,), seconds * self.speed(backend))
@@ -124,7 +129,11 @@ class Durations:
 
     def forget(self, backend: BackendId) -> None:
         """Let go of a backend that is no longer configured."""
-        self._speeds.pop(backend, None)
+        self._sum -= self._speeds.pop(backend, 0.0)
+
+    def _set_speed(self, backend: BackendId, speed: float) -> None:
+        self._sum += speed - self._speeds.get(backend, 0.0)
+        self._speeds[backend] = speed
 
 
 class Popularity:

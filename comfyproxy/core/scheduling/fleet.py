@@ -106,6 +106,7 @@ class FleetState:
         self._holders: dict[Models, dict[BackendId, State]] = {}
         self._able: dict[tuple[Needs, frozenset[BackendId]], frozenset[BackendId] | None] = {}
         self._crowded: dict[BackendId, State] = {}
+        self._busy: dict[BackendId, State] = {}
         self._keyed: Keyed | None = None
         self._turn = self._added = 0
         self.ready_count = 0
@@ -147,6 +148,7 @@ class FleetState:
             self.ready_count -= 1
         self._unlist(state)
         self._crowded.pop(backend, None)
+        self._busy.pop(backend, None)
         self._forget_tail(state)
         self._abilities_changed()
 
@@ -215,6 +217,10 @@ class FleetState:
         state = self._states.get(warm)
         is_equal = state is not None and state.slot is not None and state.slot[0] == best[0]
         return warm if is_equal and (able is None or warm in able) else best[3]
+
+    def busy(self) -> Collection[State]:
+        """Return the backends that have jobs of ours, the one that got its last job longest ago first."""
+        return self._busy.values()
 
     def crowded(self, limit: int) -> list[State]:
         """Return backends on which one of our jobs has others before it."""
@@ -285,6 +291,8 @@ class FleetState:
         if flight.request.needs.models:
             self._hold(state, flight.request.needs.models)
         state.since_s = now_s
+        self._busy.pop(state.id, None)
+        self._busy[state.id] = state
         self.changed(state)
 
     def leave(self, state: State, prompt_id: str, *, has_run: bool) -> None:
@@ -306,6 +314,8 @@ class FleetState:
 
     def _will_hold(self, state: State) -> None:
         """Find out what will be in memory once all that is there is done."""
+        if not state.flights:
+            self._busy.pop(state.id, None)
         tail = state.held
         for each in state.flights.values():
             tail = each.request.needs.models or tail

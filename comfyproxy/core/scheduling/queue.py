@@ -32,7 +32,7 @@ class Entry:
         passes: jobs that went before it although it was its turn.
         passed_s: seconds of service that other clients got that way.
         passed_since_s: when the first one went.
-        deferred_since_s: since when it waits for a backend that holds its models, although another had room.
+        deferred_since_s: since when it waits for a better backend than one that has room, for at most `patience_s`.
     """
 
     request: Request
@@ -46,6 +46,7 @@ class Entry:
     passed_s: float = 0.0
     passed_since_s: float | None = None
     deferred_since_s: float | None = None
+    patience_s: float = 0.0
 
 
 _Line = list[tuple[float, int, int, Entry]]  # a heap by number, then order of arrival; some may wait no longer

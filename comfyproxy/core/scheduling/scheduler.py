@@ -106,7 +106,8 @@ class Scheduler:
         entry = self._queue.add(request, expected_s=self.durations.base_s(request.kind), before=before)
         if before is not None:
             entry.passes, entry.passed_s = before.passes, before.passed_s
-            entry.passed_since_s, entry.deferred_since_s = before.passed_since_s, before.deferred_since_s
+            entry.passed_since_s, entry.patience_s = before.passed_since_s, before.patience_s
+            entry.deferred_since_s = before.deferred_since_s
 
     def withdraw(self, prompt_id: str) -> None:
         """Let a job wait no longer; unknown ones do not matter."""
@@ -300,7 +301,7 @@ class Scheduler:
         front.passes += 1
         if front.passed_since_s is None:
             front.passed_since_s = now_s
-        if front.client is not entry.client and front.deferred_since_s is None:
+        if front.client is not entry.client and not self._affinity.is_content(front, now_s):
             front.passed_s += entry.expected_s
         return False
 

@@ -193,9 +193,6 @@ def test_a_job_that_waits_for_another_backend_keeps_nobody_from_this_one(strateg
     assert going(scheduler, world.now_s) == [("stuck", "b")]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only so many are looked at, and those that wait for what is away are among them"
-)
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("clients", [1, 100])
 def test_any_number_of_jobs_that_wait_for_what_is_away_keeps_nobody_from_what_is_there(
