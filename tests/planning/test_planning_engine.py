@@ -4,6 +4,8 @@ import pytest
 from planning_support import FirstComeFirstServed, fleet, job
 
 from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.scheduling.scheduler import Scheduler
+from comfyproxy.core.scheduling.strategies import make_strategy
 from comfyproxy.core.scheduling.types import Assignment, BackendSpec
 from comfyproxy.planning.engine import Stranded, simulate
 from comfyproxy.planning.fleet import FleetBackend
@@ -48,6 +50,17 @@ def test_the_scheduler_is_told_of_beginnings_and_ends_when_they_happen() -> None
     scheduler = FirstComeFirstServed()
     simulate([job(0, 10, "x"), job(0, 10, "x")], fleet(x=5), scheduler)
     assert scheduler.told == [("started", "0", 0), ("finished", "0", 15), ("started", "1", 15), ("finished", "1", 25)]
+
+
+@pytest.mark.parametrize("strategy", ["least_loaded", "round_robin"])
+def test_a_job_that_is_pending_on_one_backend_is_moved_to_another_that_has_nothing_to_do(strategy: str) -> None:
+    backends = [FleetBackend(name=name, max_concurrent=2) for name in "ab"]
+    run = simulate([job(0, 50), job(0, 1), job(0, 10)], fleet(*backends), Scheduler(make_strategy(strategy)))
+    assert [(each.backend, each.assigned_s, each.start_s, each.end_s) for each in run.records] == [
+        (A, 0, 0, 50),
+        (B, 0, 0, 1),
+        (B, 1, 1, 11),  # it was given to the first at the beginning
+    ]
 
 
 class _Late(FirstComeFirstServed):

@@ -4,8 +4,11 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from load_support import all_is_told, crowd
 from proxying import Fleet, running_proxy
+
+from comfyproxy.settings import LoadBalancing
 
 NAMES = ("a", "b", "c", "d")
 CLIENTS, PROMPTS_EACH = 50, 20
@@ -16,11 +19,15 @@ SECONDS, SPEED = 1.2, 20.0
 HANGS_AFTER_S = 300
 
 
-async def test_a_thousand_prompts_of_fifty_clients_come_out_right_and_evenly_spread(tmp_path: Path) -> None:
+# Affinity may leave a backend idle in the beginning, as long as it takes the loading of a model for dear.
+@pytest.mark.parametrize(("strategy", "tolerance"), [("least_loaded", 0.05), ("model_affinity", 0.2)])
+async def test_a_thousand_prompts_of_fifty_clients_come_out_right_and_evenly_spread(
+    tmp_path: Path, strategy: str, tolerance: float
+) -> None:
     async with (
         asyncio.timeout(HANGS_AFTER_S),
         Fleet(*NAMES, speed=SPEED) as fleet,
-        running_proxy(fleet, tmp_path) as proxy,
+        running_proxy(fleet, tmp_path, load_balancing=LoadBalancing(strategy=strategy)) as proxy,
         crowd(proxy, CLIENTS, seconds=SECONDS) as clients,
     ):
         async with asyncio.TaskGroup() as group:
@@ -47,4 +54,4 @@ async def test_a_thousand_prompts_of_fifty_clients_come_out_right_and_evenly_spr
     }
     shares = {name: len(ran) for name, ran in fleet.executed.items()}
     assert sum(shares.values()) == CLIENTS * PROMPTS_EACH
-    assert all(abs(share - EVEN) <= EVEN * 0.05 for share in shares.values()), shares
+    assert all(abs(share - EVEN) <= EVEN * tolerance for share in shares.values()), shares

@@ -104,6 +104,11 @@ class Flow:
         """Return its first job in a group."""
         return _head(self.lines.get(group, []))
 
+    def heads(self, is_wanted: Callable[["Group"], bool]) -> list[Entry]:
+        """Return its first jobs in some groups, in order. It looks at every group in which it has jobs."""
+        heads = [head for group in self.lines if is_wanted(group) and (head := self.head_in(group)) is not None]
+        return sorted(heads, key=lambda entry: (entry.request.number, entry.order))
+
 
 @dataclass(slots=True, eq=False)
 class Group:

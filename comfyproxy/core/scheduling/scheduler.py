@@ -13,6 +13,7 @@ from comfyproxy.core.needs import Needs
 from comfyproxy.core.scheduling.affinity import LOOK, Affinity, Choice
 from comfyproxy.core.scheduling.durations import Durations, Popularity
 from comfyproxy.core.scheduling.fleet import FleetState, Flight, State
+from comfyproxy.core.scheduling.prospects import Prospects
 from comfyproxy.core.scheduling.queue import Entry, FairQueue
 from comfyproxy.core.scheduling.strategies import BUILT_IN, Keyed, ModelAffinity, Strategy
 from comfyproxy.core.scheduling.types import Assignment, BackendSpec, MaxBypass, Outlook, Request
@@ -38,14 +39,15 @@ class Scheduler:
         max_bypass: MaxBypass = DEFAULT_BYPASS,
         ageing_s: float = AGEING_S,
     ) -> None:
+        self._at: dict[str, State] = {}  # prompt id -> where it is
+        self._last: OrderedDict[str, BackendId] = OrderedDict()  # client -> who ran its last job
         self.durations = Durations()
         self._popularity = Popularity()
         self._fleet = FleetState(self.durations)
         self._queue = FairQueue(ageing_s)
-        self._affinity = Affinity(self._queue, self._fleet, self.durations, self._popularity, max_bypass=max_bypass)
-        self._at: dict[str, State] = {}  # prompt id -> where it is
-        self._last: OrderedDict[str, BackendId] = OrderedDict()  # client -> who ran its last job
-        self._affinity.warm_of = self._last.get
+        self._prospects = Prospects(self._fleet, self.durations, self._popularity)
+        self._prospects.warm_of = self._last.get
+        self._affinity = Affinity(self._queue, self._fleet, self.durations, self._prospects, max_bypass=max_bypass)
         self.use(strategy)
 
     def __len__(self) -> int:
@@ -116,7 +118,7 @@ class Scheduler:
     def next(self, now_s: float) -> Assignment | None:
         """Take out the next job that goes to a backend now; None if none does. To be called until then."""
         if not self._fleet.has_room or not len(self._queue):
-            self._affinity.wake_at_s = math.inf
+            self._prospects.wake_at_s = math.inf
             return None
         choice = self._affinity.next(now_s) if self._is_affine else self._in_turn()
         if choice is None:
@@ -128,9 +130,9 @@ class Scheduler:
     @property
     def wake_at_s(self) -> float | None:
         """When `next` should be asked again, if nothing happens before; None if there is no need."""
-        if not self._is_affine or not len(self._queue) or math.isinf(self._affinity.wake_at_s):
+        if not self._is_affine or not len(self._queue) or math.isinf(self._prospects.wake_at_s):
             return None
-        return self._affinity.wake_at_s
+        return self._prospects.wake_at_s
 
     def adopt(self, request: Request, backend: BackendId, now_s: float) -> None:
         """Note that a job is on a backend already; a second time is nothing."""
@@ -182,7 +184,7 @@ class Scheduler:
         """Return where a job would go by the strategy if no other waited; None if nobody has room. Nothing changes."""
         if not self._is_affine:
             return self.choose(request)
-        return self._affinity.would_go_to(request, now_s)
+        return self._prospects.would_go_to(request, now_s)
 
     def outlook(self, request: Request, backend: BackendId, now_s: float) -> Outlook:
         """Return how long a job is expected to take on a backend; zeros for one that is unknown."""
@@ -224,7 +226,7 @@ class Scheduler:
         if wait_s + flight.load_s < load_s + MOVE_GAIN_S:
             return False
         if self._is_affine:
-            return True
+            return self._prospects.is_better(flight, wait_s, idle, now_s)
         pair = [self._fleet.candidate(idle), self._fleet.candidate(there, less=1)]
         pair.sort(key=lambda candidate: candidate.last_turn)
         return next(iter(self._strategy.rank(flight.request, pair)), None) == idle.id
@@ -253,8 +255,7 @@ class Scheduler:
                     return Choice(entry, state, "its turn")
                 if len(flow.lines) < 2:
                     continue
-                heads = [head for group in list(flow.lines)[:LOOK] if (head := flow.head_in(group)) is not None]
-                for entry in sorted(heads, key=lambda each: (each.request.number, each.order)):
+                for entry in flow.heads(self._fleet.has_room_for)[:LOOK]:
                     if (state := self._state_for(entry)) is not None:
                         return Choice(entry, state, "its turn: those before it wait for other backends")
         finally:

@@ -108,7 +108,7 @@ class ModelAffinity(Keyed):
 
     def key(self, candidate: Candidate) -> tuple[float, ...]:
         """Sort by load, the much faster ones first: the order in which backends are looked at."""
-        return (candidate.load, -round(2.0 * math.log2(candidate.weight)))
+        return (candidate.load, -round(math.log2(candidate.weight)))
 
 
 BUILT_IN: dict[str, type[Keyed]] = {

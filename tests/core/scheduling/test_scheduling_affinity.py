@@ -8,7 +8,7 @@ from scheduling_support import World, enqueue, goes, going, has, holds, make_sch
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import Needs
 from comfyproxy.core.scheduling.scheduler import Scheduler
-from comfyproxy.core.scheduling.types import MaxBypass
+from comfyproxy.core.scheduling.types import MaxBypass, Request
 
 A, B = BackendId("a"), BackendId("b")
 RUN_S, LOAD_S = 10.0, 30.0
@@ -116,6 +116,57 @@ def test_what_was_asked_for_and_withdrawn_is_not_worth_keeping() -> None:
         scheduler.withdraw(f"p{number}")
     enqueue(scheduler, "new", needs=models("o"), now_s=300.0)
     assert goes(scheduler, 300.0) == ("new", "a")
+
+
+# Equals
+
+
+def test_of_backends_that_hold_the_models_the_clients_last_one_is_taken() -> None:
+    scheduler = fleet("ab")
+    holds(scheduler, "a", "m")
+    has(scheduler, "b", "last", client="x", needs=models("m"))
+    scheduler.finished("last", RUN_S)
+    enqueue(scheduler, "p", client="x", needs=models("m"))
+    assert goes(scheduler) == ("p", "b")
+    scheduler.released("p")
+    enqueue(scheduler, "q", client="y", needs=models("m"))
+    assert goes(scheduler) == ("q", "a")
+
+
+def test_of_backends_that_take_about_as_long_the_clients_last_one_is_taken_and_else_the_longest_unused() -> None:
+    scheduler = fleet("abc")
+    teach(scheduler, run_s=RUN_S * 1.02, load_s=0.0, backends="b", kind="")
+    for name, client in zip("cab", "zyx", strict=True):
+        has(scheduler, name, client, client=client)
+        scheduler.finished(client, RUN_S)
+    assert [scheduler.would_go_to(Request(prompt_id="p", client=client), 0.0) for client in "xyz"] == [B, A, "c"]
+    assert scheduler.would_go_to(Request(prompt_id="p", client="new"), 0.0) == "c"
+
+
+def test_of_others_the_faster_one_is_taken_whomever_the_client_knows() -> None:
+    scheduler = fleet("ab")
+    teach(scheduler, run_s=RUN_S * 2, load_s=0.0, backends="b")
+    has(scheduler, "b", "last", client="x")
+    scheduler.finished("last", RUN_S)
+    assert scheduler.would_go_to(Request(prompt_id="p", client="x"), 0.0) == A
+
+
+# Loading for many
+
+
+@pytest.mark.parametrize(("asked", "where"), [(1, A), (60, B)])
+def test_a_load_costs_each_the_less_the_more_it_is_likely_to_serve(asked: int, where: BackendId) -> None:
+    scheduler = fleet("ab")
+    teach(scheduler, run_s=RUN_S * 2, load_s=0.0, backends="a", kind="slow on a")
+    teach(scheduler, run_s=RUN_S, load_s=0.0, backends="b", kind="slow on a")
+    for number in range(asked):
+        enqueue(scheduler, f"p{number}", needs=models("m"))
+        went = scheduler.next(0.0)
+        assert went is not None
+        scheduler.finished(went.prompt_id, 0.0)
+        scheduler.restarted(went.backend)
+    holds(scheduler, "a", "m")
+    assert scheduler.would_go_to(Request(prompt_id="q", needs=models("m"), kind="slow on a"), 0.0) == where
 
 
 # Waiting for a backend that holds the models
@@ -288,6 +339,16 @@ def test_clients_with_different_models_share_the_time_all_the_same() -> None:
     assert sum(changes) <= 30
 
 
+def test_who_has_much_that_waits_for_what_is_away_is_passed_over_no_more_than_others() -> None:
+    world = world_of(fleet("a", max_bypass=MaxBypass(count=4)), a="m")
+    for number in range(100):
+        world.submit(f"stuck{number}", client="x", needs=models(str(number), pinned=BackendId("away")))
+    world.submit("one", client="x", number=1.0, needs=models("n"))
+    world.submit_many("many", 50, client="y", needs=models("m"))
+    world.run()
+    assert len(passed_over(world, "one")) <= 4
+
+
 # Late binding
 
 
@@ -301,6 +362,19 @@ def test_a_busy_backend_gets_its_next_job_only_shortly_before_it_is_done() -> No
     assert RUN_S / 2 <= wake_at_s < RUN_S
     assert goes(scheduler, wake_at_s - 0.01) is None
     assert goes(scheduler, wake_at_s) == ("p", "a")
+
+
+@pytest.mark.parametrize("ends", ["unknown", "uneven", "loading"])
+def test_it_gets_none_ahead_while_nobody_knows_when_it_will_be_done(ends: str) -> None:
+    scheduler = fleet("a", max_concurrent=2)
+    for run_s in (5.0, 15.0) * 10:
+        scheduler.durations.observe("uneven", frozenset(), A, run_s, is_cold=False)
+    has(scheduler, "a", "x", kind="" if ends == "loading" else ends, needs=models("m" if ends == "loading" else ""))
+    enqueue(scheduler, "p")
+    assert [goes(scheduler, now_s) for now_s in (0.0, RUN_S, RUN_S + LOAD_S, 1_000.0)] == [None] * 4
+    assert scheduler.wake_at_s is None
+    scheduler.finished("x", 1_000.0)
+    assert goes(scheduler, 1_000.0) == ("p", "a")
 
 
 def test_until_then_another_may_be_free_first() -> None:
@@ -326,6 +400,26 @@ def test_a_server_that_others_use_all_the_time_runs_jobs_of_ours(max_concurrent:
     scheduler.set_foreign(A, 3)
     enqueue(scheduler, "p", needs=models("m"))
     assert any(goes(scheduler, float(second)) is not None for second in range(1_000))
+
+
+def test_what_was_bound_to_spare_what_another_holds_is_not_misplaced() -> None:
+    scheduler = fleet("ab", max_concurrent=2)
+    for _ in range(40):  # loads `o` in less time than the other
+        scheduler.durations.observe("", frozenset("o"), A, RUN_S + LOAD_S / 2, is_cold=True)
+    for model, name in (("m", "a"), ("n", "b")):
+        holds(scheduler, name, model)
+    now_s = 0.0
+    for number in range(30):
+        enqueue(scheduler, f"m{number}", needs=models("m"), now_s=now_s)
+        assert goes(scheduler, now_s) == (f"m{number}", "a")
+        scheduler.started(f"m{number}", now_s)
+        now_s += RUN_S
+        scheduler.finished(f"m{number}", now_s)
+    has(scheduler, "b", "x", needs=models("n"), now_s=now_s)
+    now_s += RUN_S
+    enqueue(scheduler, "new", needs=models("o"), now_s=now_s)
+    assert goes(scheduler, now_s) == ("new", "b")
+    assert scheduler.misplaced(now_s) == []
 
 
 def test_nobody_is_woken_for_what_has_no_room() -> None:

@@ -67,7 +67,7 @@ class Server:
     has_gpu: bool
     is_ready: bool = False
     foreign: int = 0
-    jobs: dict[str, bool] = field(default_factory=dict)  # in the order in which they came -> whether it runs
+    jobs: dict[str, Request] = field(default_factory=dict)  # in the order in which they came
 
     def has(self, needs: Needs) -> bool:
         return needs.classes <= self.classes and (self.has_gpu or not needs.capabilities)
@@ -208,10 +208,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_id = f"p{self.serial}"
         if self.waiting and has_waited:
             prompt_id = data.draw(st.sampled_from(sorted(self.waiting)))
-        self.both("adopt", Request(prompt_id=prompt_id, **request), name, self.now_s)
+        adopted = Request(prompt_id=prompt_id, **request)
+        self.both("adopt", adopted, name, self.now_s)
         self.waiting.pop(prompt_id, None)
         if name in self.servers:
-            self.servers[name].jobs[prompt_id] = False
+            self.servers[name].jobs[prompt_id] = adopted
 
     @property
     def there(self) -> list[str]:
@@ -246,6 +247,19 @@ class SchedulerMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
 
+    @rule()
+    def move_misplaced(self) -> None:
+        """As the dispatcher does. What goes back to where it was is right there."""
+        self.ask(10)
+        misplaced = self.scheduler.misplaced(self.now_s)
+        assert misplaced == self.twin.misplaced(self.now_s)
+        for prompt_id, name in misplaced:
+            request = self.servers[name].jobs[prompt_id]
+            self.release(prompt_id)
+            self.wait(request)
+        self.ask(20)
+        assert set(misplaced).isdisjoint(self.scheduler.misplaced(self.now_s))
+
     # What is said
 
     @rule(times=st.integers(1, 6))
@@ -277,7 +291,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._is_first_of_its_equals(waiting)
         if self.is_affine:
             self._is_passed_over(fronts[found.backend], found)
-        server.jobs[found.prompt_id] = False
+        server.jobs[found.prompt_id] = waiting.request
         return found
 
     def _able(self, request: Request) -> set[BackendId]:

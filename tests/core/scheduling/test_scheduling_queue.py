@@ -128,6 +128,31 @@ def test_who_comes_late_catches_up_on_nothing_while_another_waits_for_what_is_aw
     assert sum(prompt_id.startswith("x") for prompt_id in world.order()[before:]) >= 4
 
 
+@pytest.mark.parametrize("comes", [False, True])
+def test_who_waits_for_what_is_away_saves_up_no_more_than_one_step_of_priority(queue: FairQueue, comes: bool) -> None:
+    add(queue, "away", client="y")
+    for number in range(200):
+        add(queue, f"x{number}", client="x", number=float(number))
+    for number in range(100):
+        entry = queue.get(f"x{number}")
+        assert entry is not None
+        queue.serve(entry, 10.0, is_its_turn=True)
+    if comes:
+        add(queue, "y", client="y", number=1.0)
+    behind_s = queue.client("x").virtual_s - queue.client("y").virtual_s
+    assert behind_s == (AGEING_S + 10.0 if comes else 1_000.0)
+
+
+def test_those_that_come_start_where_the_last_one_was_whose_turn_it_was(queue: FairQueue) -> None:
+    for number in range(10):
+        add(queue, f"x{number}", client="x", number=float(number))
+    for number, is_its_turn in enumerate((True, True, False, False)):
+        entry = queue.get(f"x{number}")
+        assert entry is not None
+        queue.serve(entry, 10.0, is_its_turn=is_its_turn)
+    assert add(queue, "y", client="y").client.virtual_s == 10.0
+
+
 def test_what_was_charged_too_much_comes_off_the_next_charge(queue: FairQueue) -> None:
     client = queue.client("x")
     client.charge(10.0)
@@ -244,6 +269,19 @@ def test_looking_at_the_turns_changes_none(queue: FairQueue) -> None:
 
 
 # Groups
+
+
+def test_heads_are_found_in_all_groups_that_are_wanted(queue: FairQueue) -> None:
+    for number in range(5):
+        add(queue, f"x{number}", client="x", number=float(-number), needs=models(str(number % 3)))
+        add(queue, f"y{number}", client="y", needs=models(str(number % 4)))
+    serve(queue)
+    found = [entry.request.prompt_id for entry in queue.heads(lambda group: group.needs != models("2"))]
+    assert found == ["y0", "y1", "y3"]
+    (flow, *_) = [flow for flow in turns(queue) if flow.client.name == "x"]
+    assert [entry.request.prompt_id for entry in flow.heads(lambda group: group.needs != models("2"))] == ["x3", "x1"]
+    assert [queue.is_longer_than(count) for count in (3, 4)] == [True, False]
+    assert [entry.request.prompt_id for entry in queue.heads(lambda group: False)] == []
 
 
 def test_jobs_with_the_same_needs_stand_together(queue: FairQueue) -> None:

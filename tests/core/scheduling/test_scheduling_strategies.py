@@ -207,6 +207,26 @@ def test_any_number_of_jobs_that_wait_for_what_is_away_keeps_nobody_from_what_is
     assert sorted(prompt_id for prompt_id, _ in going(scheduler)) == ["p", "q"]
 
 
+@pytest.mark.parametrize("strategy", NAMES)
+def test_who_has_much_that_waits_for_what_is_away_gets_its_share_of_what_is_there(strategy: str) -> None:
+    world = World(loaded(strategy, "a"))
+    for number in range(100):
+        world.submit(f"stuck{number}", client="x", needs=models(str(number), pinned=BackendId("away")))
+    world.submit_many("p", 10, client="x")
+    world.submit_many("q", 100, client="y")
+    world.run()
+    assert sum(name.startswith("p") for name in world.order()[:20]) >= 8
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_a_job_for_the_front_goes_first_however_many_sorts_of_jobs_its_client_has(strategy: str) -> None:
+    scheduler = loaded(strategy, "a")
+    for number in range(100):
+        enqueue(scheduler, f"p{number}", client="x", number=float(number), needs=models(str(number)))
+    enqueue(scheduler, "front", client="x", number=-1.0, needs=models("m"))
+    assert goes(scheduler) == ("front", "a")
+
+
 # Such as a plugin brings along
 
 
