@@ -71,7 +71,8 @@ class Scheduler:
     def strategy_name(self) -> str:
         """The strategy, for people."""
         made = type(self._strategy)
-        return next((name for name, strategy in BUILT_IN.items() if strategy is made), made.__name__)
+        known = next((name for name, strategy in BUILT_IN.items() if strategy is made), None)
+        return known or str(getattr(self._strategy, "name", made.__name__))
 
     # Backends
 
