@@ -65,7 +65,7 @@ class Scheduler:
         if max_bypass is not None:
             self._affinity.max_bypass = max_bypass
         if ageing_s is not None:
-            self._queue.ageing_s = ageing_s
+            self._queue.age_by(ageing_s)
 
     @property
     def strategy_name(self) -> str:
