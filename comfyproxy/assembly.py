@@ -265,7 +265,7 @@ def assemble(
         sender=sender,
         withdrawals=withdrawals,
         failover=failover,
-        roster=Roster(fleet, board, dispatcher, reconciler, prober, sources, mirror, tasks.loop, make=make),
+        roster=Roster(fleet, board, placement, dispatcher, reconciler, prober, sources, mirror, tasks.loop, make=make),
         apply_scheduling=partial(_apply_scheduling, placement.scheduler),
     )
 

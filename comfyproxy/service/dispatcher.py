@@ -223,13 +223,22 @@ class Dispatcher:
             return
         live.refused[backend.id] = verdict.body.decode(errors="replace")
         log.warning("prompt %s was refused by %s with %d", live.prompt_id, backend.id, verdict.status)
-        if self._placement.is_refused_everywhere(live):
-            reasons = "; ".join(f"{name}: {text}" for name, text in live.refused.items())
-            await self._settler.fail(live, f"No backend can run this prompt: {reasons}", "PromptRefused")
+        if await self.end_if_refused(live):
             return
         self._board.move(live, JobState.QUEUED)
         self._board.queue(live)
         self.wake()
+
+    async def end_if_refused(self, live: LiveJob) -> bool:
+        """End a job that no configured backend may have any more; return whether it is ended."""
+        if live.is_settling or live.job.state.is_terminal or not self._placement.is_refused_everywhere(live):
+            return False
+        self._board.unqueue(live)
+        reasons = [f"{name}: {text}" for name, text in live.refused.items()]
+        if not reasons:
+            reasons = [f"none is capable of: {', '.join(sorted(self._placement.needs(live).capabilities))}"]
+        await self._settler.fail(live, f"No backend can run this prompt: {'; '.join(reasons)}", "PromptRefused")
+        return True
 
     async def _write(self, live: LiveJob) -> None:
         try:

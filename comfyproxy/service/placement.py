@@ -100,10 +100,13 @@ class Placement:
         )
 
     def is_refused_everywhere(self, live: LiveJob) -> bool:
-        """Whether every backend that is configured, or the one that it asks for, has said no to the job."""
+        """Whether every backend that is configured, or all of which it asks for one, have said no to the job."""
         if live.job.pinned is not None:
             return live.job.pinned in live.refused
-        return all(backend.id in live.refused for backend in self._fleet)
+        if not live.refused and not self.needs(live).capabilities:
+            return False
+        wanted = self.needs(live).capabilities  # who does not declare them is never asked
+        return all(backend.id in live.refused for backend in self._fleet if backend.declares(wanted))
 
     def pick_validator(self, live: LiveJob) -> Backend | None:
         """Return the backend that says whether a job is valid, though the job does not go to any now.

@@ -43,6 +43,7 @@ async def recover(
                 reconciler.abandon(live)
                 continue
             board.queue(live)
+            await dispatcher.end_if_refused(live)  # what it asks for may not be configured any more
         elif backend is None:
             reconciler.abandon(live)
         elif job.state is JobState.DISPATCHING:

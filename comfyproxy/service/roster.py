@@ -9,7 +9,9 @@ from comfyproxy.core.jobs import BackendId, JobState
 from comfyproxy.service.board import Board
 from comfyproxy.service.dispatcher import Dispatcher
 from comfyproxy.service.fleet import Backend, Fleet
+from comfyproxy.service.live import LiveJob
 from comfyproxy.service.mirroring import Mirror
+from comfyproxy.service.placement import Placement
 from comfyproxy.service.prober import Prober
 from comfyproxy.service.reconciler import Reconciler
 from comfyproxy.service.sources import Sources
@@ -40,6 +42,7 @@ class Roster:
         self,
         fleet: Fleet,
         board: Board,
+        placement: Placement,
         dispatcher: Dispatcher,
         reconciler: Reconciler,
         prober: Prober,
@@ -49,7 +52,7 @@ class Roster:
         *,
         make: "Callable[[NodeSettings], Backend]",
     ) -> None:
-        self._fleet, self._board = fleet, board
+        self._fleet, self._board, self._placement = fleet, board, placement
         self._dispatcher, self._reconciler, self._prober = dispatcher, reconciler, prober
         self._sources, self._mirror, self._loop, self._make = sources, mirror, loop, make
         self._tasks: dict[BackendId, list[asyncio.Task[None]]] = {}
@@ -82,6 +85,7 @@ class Roster:
         self._let_in()
         self._fleet.arrange([BackendId(name) for name in wanted])
         self._dispatcher.wake()
+        self._loop(self._give_up(), name="end of what nobody may run any more")
 
     def _let_in(self) -> None:
         """Take in those that need not wait for another one to leave.
@@ -143,16 +147,27 @@ class Roster:
         self._let_in()
         if (successor := self._fleet.get(backend.id)) is not None:
             successor.is_drained = backend.is_drained  # it is the name that an operator drains
-        elif backend.id not in self._coming:
-            await self._give_up_pinned(backend.id)
+        self._dispatcher.wake()
+        await self._give_up()
 
-    async def _give_up_pinned(self, name: BackendId) -> None:
-        """End the jobs that wait for a backend that is not there any more, and that no other may run."""
-        for prompt_id in [job.prompt_id for job in self._board.unfinished() if job.pinned == name]:
-            if (live := self._board.get(prompt_id)) is None:
+    async def _give_up(self) -> None:
+        """End the jobs that wait for what is not configured any more, and that no other may run."""
+        for prompt_id in [job.prompt_id for job in self._board.unfinished()]:
+            live = self._board.get(prompt_id)
+            if live is None or not self._is_hopeless(live):
                 continue
             await live.at_rest()
-            if self._fleet.get(name) is not None:
-                return  # configured again
-            if self._board.get(prompt_id) is live and live.job.state is JobState.QUEUED:
+            if self._board.get(prompt_id) is not live or live.job.state is not JobState.QUEUED:
+                continue
+            if not self._is_hopeless(live):
+                continue  # configured again
+            if live.job.pinned is not None:
                 self._reconciler.abandon(live)
+            else:
+                await self._dispatcher.end_if_refused(live)
+
+    def _is_hopeless(self, live: LiveJob) -> bool:
+        pinned = live.job.pinned
+        if pinned is not None:
+            return self._fleet.get(pinned) is None and pinned not in self._coming
+        return self._placement.is_refused_everywhere(live)

@@ -231,6 +231,26 @@ async def test_prompts_that_only_a_removed_backend_may_run_end_with_an_error(tmp
         await gone(proxy, "b")
 
 
+@pytest.mark.parametrize("stays", [True, False])
+async def test_prompts_end_with_an_error_that_ask_for_what_nobody_declares_any_more(
+    tmp_path: Path, stays: bool
+) -> None:
+    declared = {"a": {"capabilities": ("image",)}, "b": {"capabilities": ("video",)}}
+    async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path, max_concurrent=1, each=declared) as proxy:
+        asked: dict[str, Any] = {"extra_data": {"comfyproxy": {"capabilities": ["video"]}}}
+        runs = await proxy.submit(endless(), **asked)
+        waits = await proxy.submit(text(), **asked)
+        await running(proxy, 1)
+        a, b = proxy.settings.nodes.static_nodes
+        others = [replace(b, capabilities=("image",))] if stays else []
+        await proxy.reload(with_nodes(proxy.settings, a, *others))
+        if not stays:
+            await proxy.post("/interrupt", {"prompt_id": runs})
+        entry = await proxy.ended(waits)
+        assert "none is capable of: video" in entry["status"]["messages"][-1][1]["exception_message"]
+        await proxy.post("/interrupt", {"prompt_id": runs})
+
+
 async def test_a_backend_that_is_configured_again_before_it_has_left_stays(tmp_path: Path) -> None:
     async with Fleet("a", "b") as fleet, running_proxy(fleet, tmp_path, max_concurrent=1) as proxy:
         both, (a, _) = proxy.settings, proxy.settings.nodes.static_nodes

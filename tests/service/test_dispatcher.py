@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from service_support import Stage
 
 from comfyproxy.core.errors import ConnectionRefused, DeliveryUnknown, NotDelivered
 from comfyproxy.core.jobs import JobState
+from comfyproxy.core.needs import Needs
 from comfyproxy.core.scheduling.strategies import make_strategy
 
 
@@ -187,3 +189,18 @@ async def test_one_that_a_silent_backend_may_still_have_is_not_sent_there_again(
     await asyncio.sleep(70)
     assert live.ghosts == {"a"}
     assert live.job.backend == "b"
+
+
+async def test_a_job_ends_when_all_have_refused_it_that_have_what_it_asks_for(stage: Stage) -> None:
+    backend = stage.backend("a")
+    backend.settings = replace(backend.settings, capabilities=("video",))
+    backend = stage.backend("b")
+    backend.settings = replace(backend.settings, capabilities=("image",))
+    live = await stage.waits("p")
+    live.needs = Needs(capabilities=frozenset({"video"}))
+    stage.board.relist(live)
+    stage.client("a").refuse_with = 400, b"no such model"
+    await go(stage)
+    assert stage.streams.events("c") == ["execution_error", "executing"]
+    assert "a: no such model" in stage.streams.to("c")[0]["data"]["exception_message"]
+    assert (sent(stage, "a"), sent(stage, "b"), stage.board.count) == (["p"], [], 0)

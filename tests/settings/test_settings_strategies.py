@@ -8,6 +8,9 @@ import pytest
 from settings_support import complaints, read, refused
 
 from comfyproxy import plugins
+from comfyproxy.core.jobs import BackendId
+from comfyproxy.core.scheduling.scheduler import Scheduler
+from comfyproxy.core.scheduling.types import BackendSpec, Request
 from comfyproxy.settings import NodeSettings, Preference
 
 Install = Callable[..., None]
@@ -110,3 +113,82 @@ def test_a_node_says_its_weight_and_its_priority_in_its_metadata(tmp_path: Path)
 )
 def test_a_weight_or_a_priority_that_is_unusable_is_told_with_its_line(tmp_path: Path, written: str, said: str) -> None:
     assert complaints(tmp_path, of_node(written)) == [f"my.yaml:6: nodes.static_nodes[0].metadata.{said}"]
+
+
+# What an installed one may do
+
+
+BROKEN = """
+from comfyproxy.core.scheduling.strategies import LeastLoaded
+
+class Raises:
+    def rank(self, job, candidates):
+        raise RuntimeError("no idea")
+
+class Nothing:
+    def rank(self, job, candidates):
+        candidates.clear()
+
+class Text:
+    def rank(self, job, candidates):
+        return candidates[-1].backend
+
+class Objects:
+    def rank(self, job, candidates):
+        return [[each] for each in candidates]
+
+class Derived(LeastLoaded):
+    def key(self, candidate):
+        raise RuntimeError("no idea")
+
+class Last(LeastLoaded):
+    def rank(self, job, candidates):
+        return [candidates[-1].backend]
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    names = ("Raises", "Nothing", "Text", "Objects", "Derived", "Last")
+    points = "\n".join(f"{name.lower()} = broken:{name}" for name in names)
+    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{points}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("name", ["raises", "nothing", "text", "objects", "derived"])
+def test_one_that_fails_stops_nobodys_prompts_and_the_log_says_so_now_and_then(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = Scheduler(plugins.make_strategy(name))
+    for backend in "ab":
+        scheduler.set_backend(BackendSpec(backend=BackendId(backend), max_concurrent=20))
+        scheduler.set_ready(BackendId(backend), True)
+    went = []
+    for number in range(20):
+        scheduler.enqueue(Request(prompt_id=str(number), number=float(number)), 0.0)
+        assigned = scheduler.next(0.0)
+        assert assigned is not None
+        went.append(assigned.backend)
+    assert "".join(went) == "ab" * 10
+    assert [
+        f"({count} times" in record.getMessage() for count, record in zip((1, 2, 4, 8, 16), caplog.records, strict=True)
+    ]
+    assert scheduler.misplaced(0.0) == []
+    assert scheduler.strategy_name == name
+
+
+@pytest.mark.usefixtures("broken")
+def test_one_that_derives_from_a_built_in_one_ranks_in_its_own_way() -> None:
+    scheduler = Scheduler(plugins.make_strategy("last"))
+    for backend in "abc":
+        scheduler.set_backend(BackendSpec(backend=BackendId(backend)))
+        scheduler.set_ready(BackendId(backend), True)
+    scheduler.enqueue(Request(prompt_id="p"), 0.0)
+    assigned = scheduler.next(0.0)
+    assert assigned is not None
+    assert assigned.backend == "c"

@@ -197,14 +197,23 @@ class FleetState:
         """Return the backends with room, in order."""
         return [self._states[slot[3]] for slot in (self._order if limit is None else self._order[:limit])]
 
-    def choose(self, able: Collection[BackendId] | None, warm: BackendId | None) -> BackendId | None:
+    def choose(
+        self, able: Collection[BackendId] | None, warm: BackendId | None, without: Collection[BackendId] = ()
+    ) -> BackendId | None:
         """Return the first backend with room that is one of `able` (None: any).
 
         Args:
             warm: comes first among equals.
+            without: these do not count.
         """
         order = self._order
-        if able is None:
+        if without:
+            found = (slot for slot in order if slot[3] not in without and (able is None or slot[3] in able))
+            if (first := next(found, None)) is None:
+                return None
+            best = first
+            warm = None if warm in without else warm
+        elif able is None:
             if not order:
                 return None
             best = order[0]

@@ -19,6 +19,7 @@ from comfyproxy.core.scheduling.durations import Models
 from comfyproxy.core.scheduling.types import Request
 
 REMEMBERED_CLIENTS = 20_000  # that have nothing waiting
+SWEEP_AT = 64  # jobs that wait no longer may lie behind those that do; with so many more than these they are swept out
 
 GroupKey = tuple[Needs, frozenset[BackendId]]
 
@@ -81,6 +82,7 @@ class Flow:
 
     Attributes:
         head_start_s: what its priority is worth.
+        left: jobs that have left since those were swept out that wait no longer.
     """
 
     client: Client
@@ -90,11 +92,25 @@ class Flow:
     jobs: _Line = field(default_factory=list)
     lines: dict["Group", _Line] = field(default_factory=dict)
     is_listed: bool = False
+    left: int = 0
 
     @property
     def tag(self) -> float:
         """What sorts it among the flows: smaller is served first."""
         return self.client.virtual_s - self.head_start_s
+
+    def forget_one(self) -> None:
+        """Note that one of its jobs waits no longer.
+
+        Its place is found again only once it comes first, and a job that waits for a backend that is away may be before
+        it for days.
+        """
+        self.left += 1
+        if self.left > SWEEP_AT and 2 * self.left > len(self.jobs):
+            self.left = 0
+            for line in (self.jobs, *self.lines.values()):
+                line[:] = [place for place in line if place[3].is_waiting]
+                heapq.heapify(line)
 
     def head(self) -> Entry | None:
         """Return its first job."""
@@ -162,6 +178,18 @@ class FairQueue:
         self._groups: dict[GroupKey, Group] = {}
         self._by_models: dict[Models, dict[GroupKey, Group]] = {}
         self._virtual_s = 0.0
+
+    def age_by(self, ageing_s: float) -> None:
+        """Let a step of priority be worth something else, also for those who wait."""
+        if ageing_s == self.ageing_s:
+            return
+        self.ageing_s = ageing_s
+        for client in self._clients.values():
+            for flow in client.flows.values():
+                flow.head_start_s = flow.priority * ageing_s
+        for heap in (self._flows, *(group.flows for group in self._groups.values())):
+            heap[:] = [(flow.tag, order, flow) for _, order, flow in heap]
+            heapq.heapify(heap)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -234,6 +262,7 @@ class FairQueue:
         if entry is None:
             return None
         entry.is_waiting = False
+        entry.flow.forget_one()
         client, group = entry.client, entry.group
         client.waiting -= 1
         client.backlog_s = max(client.backlog_s - entry.expected_s, 0.0) if client.waiting else 0.0

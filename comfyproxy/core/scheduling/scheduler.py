@@ -65,13 +65,14 @@ class Scheduler:
         if max_bypass is not None:
             self._affinity.max_bypass = max_bypass
         if ageing_s is not None:
-            self._queue.ageing_s = ageing_s
+            self._queue.age_by(ageing_s)
 
     @property
     def strategy_name(self) -> str:
         """The strategy, for people."""
         made = type(self._strategy)
-        return next((name for name, strategy in BUILT_IN.items() if strategy is made), made.__name__)
+        known = next((name for name, strategy in BUILT_IN.items() if strategy is made), None)
+        return known or str(getattr(self._strategy, "name", made.__name__))
 
     # Backends
 
@@ -205,31 +206,66 @@ class Scheduler:
         Whoever takes such a job back and enqueues it sees it go to the idle one, or wait for something better.
         """
         found: list[tuple[str, BackendId]] = []
-        idle = [state for state in self._fleet.available(LOOK) if not state.load]
+        idle = {state.id: state for state in self._fleet.available(LOOK) if not state.load}
+        taken: set[BackendId] = set()
         for state in self._fleet.crowded(LOOK) if idle else ():
             flight = list(state.flights.values())[-1]
             if flight.started_s is not None:
                 continue
             able = self._fleet.able(flight.request.needs, flight.request.excluded)
-            for other in idle:
-                if (able is None or other.id in able) and self._is_better(flight, state, other, now_s):
-                    found.append((flight.request.prompt_id, state.id))
-                    idle.remove(other)
-                    break
+            if self._is_affine:
+                better = (each for each in idle.values() if able is None or each.id in able)
+                other = next((each for each in better if self._is_better(flight, state, each, now_s)), None)
+            else:
+                wait_s = self._wait_s(flight, state, now_s)
+                is_worth_it = any(self._gains(flight, wait_s, each) for each in idle.values())
+                other = idle.get(self._place_but(flight, state, able, taken)) if is_worth_it else None
+                if other is not None and not self._gains(flight, wait_s, other):
+                    other = None
+            if other is not None:
+                found.append((flight.request.prompt_id, state.id))
+                taken.add(other.id)
+                del idle[other.id]
         return found
+
+    def _wait_s(self, flight: Flight, there: State, now_s: float) -> float:
+        """Return how long a job that was sent last still waits where it is."""
+        return there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s
+
+    def _gains(self, flight: Flight, wait_s: float, idle: State) -> bool:
+        """Whether a pending job would begin much sooner on an idle backend."""
+        models = flight.request.needs.models
+        load_s = self.durations.load_s(models, idle.id) if models and idle.tail != models else 0.0
+        return wait_s + flight.load_s >= load_s + MOVE_GAIN_S
 
     def _is_better(self, flight: Flight, there: State, idle: State, now_s: float) -> bool:
         """Whether a pending job would begin much sooner on an idle backend, and would be given to it."""
-        wait_s = there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s
-        models = flight.request.needs.models
-        load_s = self.durations.load_s(models, idle.id) if models and idle.tail != models else 0.0
-        if wait_s + flight.load_s < load_s + MOVE_GAIN_S:
-            return False
-        if self._is_affine:
-            return self._prospects.is_better(flight, wait_s, idle, now_s)
-        pair = [self._fleet.candidate(idle), self._fleet.candidate(there, less=1)]
-        pair.sort(key=lambda candidate: candidate.last_turn)
-        return next(iter(self._strategy.rank(flight.request, pair)), None) == idle.id
+        wait_s = self._wait_s(flight, there, now_s)
+        return self._gains(flight, wait_s, idle) and self._prospects.is_better(flight, wait_s, idle, now_s)
+
+    def _place_but(
+        self, flight: Flight, there: State, able: frozenset[BackendId] | None, taken: set[BackendId]
+    ) -> BackendId:
+        """Return where `next` would send a job that was taken back, if some backends have got another one by then.
+
+        It has to be asked in the same way, or the job would come back, and be taken back again, without end.
+        """
+        request, warm, without = flight.request, self._warm(flight.request.client), {there.id, *taken}
+        if self._keyed is None:
+            states = [
+                each for each in self._fleet.available() if each.id not in without and (able is None or each.id in able)
+            ]
+        else:
+            name = self._fleet.choose(able, warm, without)
+            state = self._fleet.get(name) if name is not None else None
+            states = [] if state is None else [state]
+        candidates = [self._fleet.candidate(each, is_warm=each.id == warm) for each in states]
+        if there.is_ready and (there.load <= there.spec.max_concurrent or len(there.flights) == 1):
+            candidates.append(self._fleet.candidate(there, is_warm=there.id == warm, less=1))
+            candidates.sort(key=lambda candidate: candidate.last_turn)
+        offered = {candidate.backend for candidate in candidates}
+        ranked = self._strategy.rank(request, candidates) if candidates else ()
+        return next((name for name in ranked if name in offered), there.id)
 
     def able(self, needs: Needs, excluded: Iterable[BackendId] = ()) -> frozenset[BackendId]:
         """Return who may have a job with these needs, ready or not."""

@@ -1,14 +1,16 @@
 """Whose turn it is."""
 
+import gc
 from typing import Any
 
 import pytest
-from scheduling_support import World, make_scheduler, models
+from scheduling_support import World, enqueue, goes, going, make_scheduler, models
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import Needs
 from comfyproxy.core.scheduling import queue as queue_module
 from comfyproxy.core.scheduling.queue import Entry, FairQueue, Flow
+from comfyproxy.core.scheduling.strategies import make_strategy
 from comfyproxy.core.scheduling.types import Request
 
 AGEING_S = 100.0
@@ -332,3 +334,37 @@ def test_only_so_many_clients_are_remembered_that_have_nothing_waiting(monkeypat
         add(queue, f"q{number}", client=f"d{number}")
     assert len(queue) == 30
     assert sorted(served(queue)) == sorted(f"q{number}" for number in range(30))
+
+
+def test_what_has_left_is_not_kept_behind_a_job_that_waits_for_ever() -> None:
+    scheduler = make_scheduler("least_loaded", "a", "b")
+    scheduler.set_ready(BackendId("b"), False)
+    enqueue(scheduler, "waits", number=-1.0, needs=Needs(pinned=BackendId("b")))
+    enqueue(scheduler, "cancelled", needs=Needs(pinned=BackendId("b")))
+    gc.collect()
+    before = sum(isinstance(each, Entry) for each in gc.get_objects())
+    for number in range(2_000):
+        enqueue(scheduler, "p", number=float(number))
+        assert goes(scheduler) == ("p", "a")
+        scheduler.finished("p", 0.0)
+        enqueue(scheduler, "cancelled", number=float(number), needs=Needs(pinned=BackendId("b")))
+    gc.collect()
+    assert sum(isinstance(each, Entry) for each in gc.get_objects()) - before < 300
+    scheduler.set_ready(BackendId("b"), True)
+    assert going(scheduler) == [("waits", "b")]
+    scheduler.finished("waits", 0.0)
+    assert going(scheduler) == [("cancelled", "b")]
+
+
+def test_another_worth_of_priority_holds_for_those_who_wait_too() -> None:
+    scheduler = make_scheduler("least_loaded", "a", ageing_s=0.0)
+    for number in range(3):
+        enqueue(scheduler, f"slow{number}", client="x", number=float(number), priority=-1)
+        enqueue(scheduler, f"fast{number}", client="y", number=float(number), priority=1)
+    scheduler.use(make_strategy("least_loaded"), ageing_s=1_000.0)
+    went = []
+    for _ in range(6):
+        ((prompt_id, _),) = going(scheduler)
+        went.append(prompt_id)
+        scheduler.finished(prompt_id, 0.0)
+    assert went == ["fast0", "fast1", "fast2", "slow0", "slow1", "slow2"]

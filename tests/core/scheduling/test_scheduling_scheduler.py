@@ -1,5 +1,6 @@
 """Jobs and backends come in, and it is said which job goes where."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import ANYWHERE, Needs
 from comfyproxy.core.scheduling import scheduler as scheduler_module
 from comfyproxy.core.scheduling.scheduler import Scheduler
-from comfyproxy.core.scheduling.strategies import NAMES, make_strategy
+from comfyproxy.core.scheduling.strategies import NAMES, Candidate, Strategy, make_strategy
 from comfyproxy.core.scheduling.types import Request
 
 A, B = BackendId("a"), BackendId("b")
@@ -371,3 +372,28 @@ def test_a_strategy_that_would_not_send_it_to_the_idle_one_leaves_it() -> None:
     scheduler.finished("runs", 10.0)
     scheduler.finished("waits", 20.0)
     assert scheduler.misplaced(0.0) == [("misplaced", "b")]
+
+
+class Warm:
+    """Lets clients stay where they are; others go to the emptiest."""
+
+    def rank(self, job: Request, candidates: Sequence[Candidate]) -> Sequence[BackendId]:
+        return [each.backend for each in sorted(candidates, key=lambda each: (not each.is_warm, each.load))]
+
+
+@pytest.mark.parametrize("strategy", [Warm(), make_strategy("weighted"), make_strategy("priority_based")])
+def test_nothing_is_taken_back_that_would_go_where_it_was(strategy: Strategy) -> None:
+    scheduler = Scheduler(strategy)
+    ready(scheduler, "a", max_concurrent=2, weight=2.0, priority=1)
+    there(scheduler, "a", "runs", runs=True, client="x")
+    there(scheduler, "a", "waits", client="x")
+    ready(scheduler, "b", weight=1.0, priority=2)
+    assert scheduler.misplaced(0.0) == []
+    scheduler.released("waits")
+    enqueue(scheduler, "waits", client="x")
+    assert goes(scheduler) == ("waits", "a")
+    scheduler.set_foreign(A, 2)  # now there is no room for it to come back to
+    assert scheduler.misplaced(0.0) == [("waits", "a")]
+    scheduler.set_foreign(A, 0)
+    scheduler.set_ready(A, False)
+    assert scheduler.misplaced(0.0) == [("waits", "a")]
