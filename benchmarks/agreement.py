@@ -82,6 +82,12 @@ class Result:
         return min(values), max(values)
 
     @property
+    def alike(self) -> int:
+        """How many decisions, from the first on, were as predicted: the same job to the same backend, in this order."""
+        pairs = zip(self.predicted.decisions, self.real.decisions, strict=False)
+        return next((count for count, (one, other) in enumerate(pairs) if one != other), len(self.real.decisions))
+
+    @property
     def is_near(self) -> bool:
         """Whether the makespans agree."""
         return abs(self.real.makespan_s / self.predicted.makespan_s - 1.0) <= TOLERANCE
@@ -108,12 +114,14 @@ def short_trace(workload: str, *, seed: int, scale: float, jobs: int) -> tuple[l
 def predict(jobs: Sequence[TraceJob], fleet: Fleet, strategy: str) -> Outcome:
     """Return what the simulation says."""
     run = simulate(jobs, fleet, make_scheduler(strategy))
+    in_order = sorted(enumerate(run.records), key=lambda each: each[1].assigned_s)
     return Outcome(
         makespan_s=max(record.end_s for record in run.records),
         completion_s=sum(record.completion_s for record in run.records) / len(jobs),
         loads=sum(record.has_loaded for record in run.records),
         jobs_on={name: len(records) for name, records in run.timelines.items()},
         reasons=dict(Counter(record.why for record in run.records)),
+        decisions=[(place, str(record.backend)) for place, record in in_order],
     )
 
 
@@ -142,6 +150,7 @@ def show(result: Result) -> None:
         _row(f"jobs on {backend}", count, real.jobs_on[backend])
     for reason in sorted({*predicted.reasons, *real.reasons}):
         _row(f"because {reason}", predicted.reasons.get(reason, 0), real.reasons.get(reason, 0))
+    print(f"  The first {result.alike} of {len(real.decisions)} decisions are the predicted ones, in their order.")
     sys.stdout.flush()
 
 
@@ -158,14 +167,16 @@ def _digits(value: float) -> int:
 def summarise(results: Sequence[Result]) -> None:
     """Print a line for each run."""
     width = max(len(str(result.case)) for result in results)
-    print(f"\n{'':<{width}} {'makespan, s':>15} {'ratio':>7} {'completion, s':>15} {'ratio':>7} {'loads':>9}")
+    print(
+        f"\n{'':<{width}} {'makespan, s':>15} {'ratio':>7} {'completion, s':>15} {'ratio':>7} {'loads':>9} {'alike':>6}"
+    )
     for result in results:
         predicted, real = result.predicted, result.real
         print(
             f"{result.case!s:<{width}} {predicted.makespan_s:>7.1f} {real.makespan_s:>7.1f} "
             f"{real.makespan_s / predicted.makespan_s:>7.3f} {predicted.completion_s:>7.1f} {real.completion_s:>7.1f} "
-            f"{real.completion_s / predicted.completion_s:>7.3f} {predicted.loads:>4} {real.loads:>4}  "
-            f"{'within' if result.is_near else 'NOT within'} {TOLERANCE:.0%}"
+            f"{real.completion_s / predicted.completion_s:>7.3f} {predicted.loads:>4} {real.loads:>4} "
+            f"{result.alike:>6}  {'within' if result.is_near else 'NOT within'} {TOLERANCE:.0%}"
         )
 
 
@@ -173,6 +184,7 @@ def _as_json(result: Result) -> dict[str, Any]:
     spans = {what: result.span(figure) for what, figure in FIGURES.items()}
     return {
         **asdict(result.case),
+        "alike": result.alike,
         "predicted": asdict(result.predicted),
         "disturbed": spans,
         "real": asdict(result.real),

@@ -24,6 +24,7 @@ READY_S = 60.0
 PATIENCE = 3.0  # times as long as it should take, and then it has failed
 SAMPLER_STEP_S = 0.05  # of the simulated KSampler, on a backend of speed 1
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
+NO_REASON = "(no reason in the log)"
 PLACED = re.compile(r"prompt (\S+) is on (\S+): (.*)")
 
 
@@ -34,6 +35,7 @@ class Outcome:
     Attributes:
         jobs_on: how many jobs each backend ran.
         reasons: why jobs went where they went, and how many.
+        decisions: the jobs by their places in the trace, in the order in which they went out, and where.
     """
 
     makespan_s: float
@@ -41,6 +43,7 @@ class Outcome:
     loads: int
     jobs_on: Mapping[str, int]
     reasons: Mapping[str, int]
+    decisions: Sequence[tuple[int, str]]
 
 
 def file_of(model: str) -> str:
@@ -123,21 +126,27 @@ async def play(jobs: Sequence[TraceJob], fleet: Fleet, strategy: str, folder: Pa
             await asyncio.gather(*(child.end(signal.SIGTERM) for child in children))
     if sorted(prompt_id for journal in journals.values() for prompt_id in journal["executed"]) != sorted(audience.ids):
         raise ChaosFailed("something was not run once, but never or twice")
-    ends = audience.ends
+    ends, placed = audience.ends, _placed(proxy.log)
+    places = {prompt_id: place for place, prompt_id in enumerate(audience.ids)}
     return Outcome(
         makespan_s=max(ends.values()),
         completion_s=sum(ends[prompt_id] - job.at_s for prompt_id, job in audience.ids.items()) / len(jobs),
         loads=sum(len(journal["loads"]) for journal in journals.values()),
         jobs_on={name: len(journal["executed"]) for name, journal in journals.items()},
-        reasons=_reasons(proxy.log, audience.ids),
+        reasons=dict(Counter(placed.get(prompt_id, ("", NO_REASON))[1] for prompt_id in places)),
+        decisions=[(places[prompt_id], backend) for prompt_id, (backend, _) in placed.items()],
     )
 
 
-def _reasons(log: Path, ids: Mapping[str, TraceJob]) -> dict[str, int]:
-    """Return how often the proxy's log gives which reason for where a job ran."""
-    found = [match.groups() for match in map(PLACED.search, log.read_text().splitlines()) if match]
-    why = {prompt_id: reason for prompt_id, _, reason in found}  # the last one, where a job was moved
-    return dict(Counter(why.get(prompt_id, "(no reason in the log)") for prompt_id in ids))
+def _placed(log: Path) -> dict[str, tuple[str, str]]:
+    """Return where prompts went and why, as the proxy's log has it; where one was moved, the last that it says."""
+    placed: dict[str, tuple[str, str]] = {}
+    for match in map(PLACED.search, log.read_text().splitlines()):
+        if match is not None:
+            prompt_id, backend, why = match.groups()
+            placed.pop(prompt_id, None)
+            placed[prompt_id] = backend, why
+    return placed
 
 
 class _Backend(Child):

@@ -218,6 +218,8 @@ def assemble(
         max_jobs=settings.queue.max_jobs,
         wait_for_backend_s=settings.queue.wait_for_backend,
     )
+    catalogs = Catalogs(fleet, sources, features, now=time.monotonic, max_age_s=settings.catalog.max_age)
+    submissions.look_again = catalogs.look_again
     submissions.on_taken, submissions.on_answered = answering.hold, answering.release
     mirror = Mirror(fleet, tasks.spawn)
     logs = LogSubscriptions(fleet, hub, tasks.spawn, client_id=client_id)
@@ -258,7 +260,7 @@ def assemble(
         logs=logs,
         features=features,
         sources=sources,
-        catalogs=Catalogs(fleet, sources, features, now=time.monotonic, max_age_s=settings.catalog.max_age),
+        catalogs=catalogs,
         settler=settler,
         sender=sender,
         withdrawals=withdrawals,

@@ -82,6 +82,10 @@ class Catalogs:
         self._now, self.max_age_s = now, max_age_s
         self._built: Recent[_Built] = Recent(MAX_PATHS)
 
+    async def look_again(self) -> None:
+        """Ask the healthy backends what they can run, unless they were asked a moment ago."""
+        await self._sources.refresh(paths.OBJECT_INFO, self._healthy(), max_age_s=self.max_age_s)
+
     async def object_info(self) -> Document | Refusal:
         """Return the node classes of all backends. Like all others, raises NoBackend and UpstreamFailed."""
         return await self._merged(paths.OBJECT_INFO, merging.unite_classes)

@@ -151,6 +151,13 @@ class Dispatcher:
         await self._write(live)
         if live.is_visitor:
             self.recall(live, backend)
+        elif len(backend.in_flight) > 1:
+            self._spawn(self._reconsider(live), name=f"second thoughts about {live.prompt_id}")
+
+    async def _reconsider(self, live: LiveJob) -> None:
+        """Look again whether jobs are misplaced, once this one can be moved: some strategies put it behind others."""
+        await live.at_rest()
+        self.wake()
 
     async def _outputs(self, live: LiveJob, backend: Backend, verdict: Verdict) -> tuple[str, ...]:
         """Return the output nodes that will run, as the queue shows them."""

@@ -123,16 +123,20 @@ class Placement:
             ready = list(islice((each for each in self._in_turn(None) if each.id not in excluded), LOOK))
         return min(ready, key=lambda backend: (not backend.in_flight, len(backend.visitors)), default=None)
 
-    def lacked_everywhere(self, live: LiveJob) -> str:
-        """Say what each backend lacks of what a job needs, for people; nothing where one could run it."""
+    def is_impossible(self, live: LiveJob) -> bool:
+        """Whether no backend can run a job, as far as is known."""
+        self._listen()
+        return self.scheduler.is_impossible(self.needs(live))
+
+    def lacks(self, live: LiveJob) -> str:
+        """Say what each backend lacks of what a job needs, for people."""
         needs = self.needs(live)
-        if any(backend.offer.can(needs) for backend in self._fleet):
-            return ""
         lacks = [
-            f"{backend.id} lacks {_some([str(lack) for lack in backend.offer.missing(needs)], ', ')}"
+            f"{backend.id} lacks {_some([str(lack) for lack in missing], ', ')}"
             for backend in islice(self._fleet, LOOK + 1)
+            if (missing := backend.offer.missing(needs))
         ]
-        return _some(lacks, "; ", count=len(self._fleet))
+        return _some(lacks, "; ", count=max(len(lacks), len(self._fleet) if len(self._fleet) > LOOK else 0))
 
     def outlooks(self, live: LiveJob) -> dict[BackendId, Outlook]:
         """Return how long a job would take on each backend, as far as is known."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,7 @@ class Submissions:
         self._idle = asyncio.Event()
         self._idle.set()
         self.is_stopping = False
+        self.look_again: Callable[[], Awaitable[None]] = _nothing  # asks the backends anew what they can run
         self.on_taken: Callable[[str], None] = lambda prompt_id: None
         self.on_answered: Callable[[str], None] = lambda prompt_id: None
 
@@ -210,6 +211,10 @@ class Submissions:
         )
         live = LiveJob(job, secrets=envelope.secrets)
         self._placement.describe(live, envelope.payload, envelope.options)
+        if self._placement.is_impossible(live):
+            # Somebody may have just now put its model on a disk.
+            await self.look_again()
+            self._placement.describe(live, envelope.payload, envelope.options)
         self._board.payloads.remember(prompt_id, envelope.payload)
         self._board.add(live)
         async with live.transition():
@@ -219,8 +224,8 @@ class Submissions:
                 return _accepted(live.job, verdict, backend)
         await self._forget(live)
         log.info("prompt %s was refused by %s with %d", prompt_id, backend.id, verdict.status)
-        if lacks := self._placement.lacked_everywhere(live):
-            log.info("prompt %s can run nowhere: %s", prompt_id, lacks)
+        if self._placement.is_impossible(live):
+            log.info("prompt %s can run nowhere: %s", prompt_id, self._placement.lacks(live))
         return _receipt(verdict, backend)
 
     async def _judge(self, live: LiveJob, envelope: Envelope) -> tuple[Backend, Verdict]:
@@ -325,6 +330,10 @@ def _require_capable(backends: Iterable[Backend], capabilities: frozenset[str], 
         declared = sorted({name for backend in backends for name in backend.settings.capabilities})
         message = f"{who} capable of: {', '.join(sorted(capabilities))}"
         raise BadRequest("no_capable_backend", message, details=f"declared: {', '.join(declared)}")
+
+
+async def _nothing() -> None:
+    """Ask nobody."""
 
 
 def _receipt(verdict: Verdict, backend: Backend) -> Receipt:

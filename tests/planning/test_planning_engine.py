@@ -104,9 +104,6 @@ class _Mover(FirstComeFirstServed):
         if spec.backend != B or self._backends[A][1]:
             super().set_backend(spec)
 
-    def released(self, prompt_id: str) -> None:
-        self._backends[A][1].discard(prompt_id)
-
 
 def test_a_job_that_waits_is_taken_back_and_one_that_runs_is_not() -> None:
     backends = FleetBackend(name="a", max_concurrent=2), FleetBackend(name="b")

@@ -7,6 +7,8 @@ import pytest
 from proxying import Fleet, Proxy, running_proxy
 from simulator_support import endless, text, txt2img
 
+from comfyproxy.settings import CatalogSettings
+
 MODEL = "dreamshaper.safetensors"
 
 
@@ -65,3 +67,17 @@ async def test_a_bad_question_is_refused(tmp_path: Path, body: Any) -> None:
     async with Fleet("a") as fleet, running_proxy(fleet, tmp_path) as proxy:
         assert (await proxy.post("/comfyproxy/v1/explain", body))[0] == 400
         assert (await proxy.post("/comfyproxy/v1/explain", {"prompt": {}}))[0] == 200
+
+
+async def test_a_model_that_was_just_added_is_found(tmp_path: Path) -> None:
+    fresh = CatalogSettings(max_age=0.0)
+    async with (
+        Fleet("a", "b", "c", checkpoints=("plain.safetensors",)) as fleet,
+        running_proxy(fleet, tmp_path, catalog=fresh) as proxy,
+    ):
+        plain = fleet["c"].folders.models / "checkpoints" / "plain.safetensors"
+        plain.with_name(MODEL).write_bytes(plain.read_bytes())
+        for number in range(3):
+            prompt_id = await proxy.submit(with_model(MODEL), f"client {number}")
+            assert (await proxy.ended(prompt_id))["status"]["completed"]
+        assert len(fleet["c"].executed) == 3

@@ -10,6 +10,7 @@ from service_support import Stage
 from comfyproxy.core.errors import ConnectionRefused, DeliveryUnknown, NotDelivered
 from comfyproxy.core.jobs import JobState
 from comfyproxy.core.needs import Needs
+from comfyproxy.core.scheduling.strategies import make_strategy
 
 
 @pytest.fixture
@@ -148,6 +149,22 @@ async def test_a_job_that_is_recalled_waits_here_again(stage: Stage) -> None:
     assert live.why == ""
     assert (live.job.state, live.job.attempts, stage.board.waiting_count) == (JobState.QUEUED, 0, 1)
     assert stage.client("a").pending == []
+
+
+async def test_one_that_was_put_behind_another_goes_to_a_backend_that_has_nothing_to_do() -> None:
+    async with Stage("a", "b", max_concurrent=2) as stage:
+        stage.dispatch()
+        stage.placement.scheduler.use(make_strategy("round_robin"))
+        await stage.submit(prompt_id="long")
+        stage.says("a", "execution_start", prompt_id="long")
+        await stage.submit(prompt_id="short")
+        stage.ends("b", "short")
+        stage.says("b", "executing", node=None, prompt_id="short")
+        await stage.quiet()
+        receipt = await stage.submit(prompt_id="p")
+        await stage.quiet()
+        assert receipt.backend == "a"
+        assert (stage.live("p").job.state, stage.live("p").job.backend) == (JobState.ACCEPTED, "b")
 
 
 async def test_one_that_runs_is_not_recalled(stage: Stage) -> None:

@@ -107,6 +107,7 @@ class FleetState:
         self._able: dict[tuple[Needs, frozenset[BackendId]], frozenset[BackendId] | None] = {}
         self._crowded: dict[BackendId, State] = {}
         self._busy: dict[BackendId, State] = {}
+        self._impossible: set[tuple[Needs, frozenset[BackendId]]] = set()
         self._keyed: Keyed | None = None
         self._turn = self._added = 0
         self.ready_count = 0
@@ -155,6 +156,7 @@ class FleetState:
     def _abilities_changed(self) -> None:
         self.version += 1
         self._able.clear()
+        self._impossible.clear()
 
     def set_ready(self, state: State, is_ready: bool) -> None:
         """Note that a backend takes jobs, or does not."""
@@ -262,14 +264,22 @@ class FleetState:
         if key not in self._able:
             if len(self._able) >= REMEMBERED:
                 self._able.clear()
+                self._impossible.clear()
             self._able[key] = self._find_able(needs, excluded)
         return self._able[key]
+
+    def is_impossible(self, needs: Needs) -> bool:
+        """Whether nobody can run what needs this, as far as is known."""
+        self.able(needs, frozenset())
+        return (needs, frozenset()) in self._impossible
 
     def _find_able(self, needs: Needs, excluded: frozenset[BackendId]) -> frozenset[BackendId] | None:
         open_to_it = [state for state in self if state.id not in excluded]
         if needs.pinned is not None:
             return frozenset(state.id for state in open_to_it if state.id == needs.pinned)
         able = frozenset(state.id for state in open_to_it if state.spec.can(needs))
+        if not able:
+            self._impossible.add((needs, excluded))
         if not able and not needs.capabilities:
             able = frozenset(state.id for state in open_to_it)
         return None if len(able) == len(self) else able

@@ -272,6 +272,10 @@ class Scheduler:
         able = self._fleet.able(needs, frozenset(excluded))
         return frozenset(state.id for state in self._fleet) if able is None else able
 
+    def is_impossible(self, needs: Needs) -> bool:
+        """Whether nobody can run what needs this, as far as is known."""
+        return self._fleet.is_impossible(needs)
+
     def choose(self, request: Request) -> BackendId | None:
         """Return where a job would go now if it were alone; None if nobody has room. Nothing changes."""
         able = self._fleet.able(request.needs, request.excluded)
