@@ -266,7 +266,7 @@ def assemble(
         withdrawals=withdrawals,
         failover=failover,
         roster=Roster(fleet, board, placement, dispatcher, reconciler, prober, sources, mirror, tasks.loop, make=make),
-        apply_scheduling=partial(_apply_scheduling, placement.scheduler),
+        apply_scheduling=partial(_apply_scheduling, placement.scheduler, dispatcher),
     )
 
 
@@ -276,7 +276,7 @@ def _scheduler(settings: Settings) -> Scheduler:
     return Scheduler(strategy, max_bypass=_max_bypass(scheduling), ageing_s=scheduling.priority_ageing)
 
 
-def _apply_scheduling(scheduler: Scheduler, settings: Settings) -> None:
+def _apply_scheduling(scheduler: Scheduler, dispatcher: Dispatcher, settings: Settings) -> None:
     """Let another strategy, or other numbers of the scheduler, hold from now on.
 
     Raises BadSettings, and changes nothing, if the strategy cannot be had.
@@ -287,6 +287,7 @@ def _apply_scheduling(scheduler: Scheduler, settings: Settings) -> None:
         raise BadSettings([Problem("strategy", str(exc), "nodes.load_balancing.strategy")]) from exc
     scheduling = settings.scheduling
     scheduler.use(strategy, max_bypass=_max_bypass(scheduling), ageing_s=scheduling.priority_ageing)
+    dispatcher.wake()  # it may send what the one before let wait
 
 
 def _max_bypass(scheduling: SchedulingSettings) -> MaxBypass:

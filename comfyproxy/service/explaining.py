@@ -5,6 +5,7 @@ from typing import Any
 from comfyproxy.core.errors import BadRequest
 from comfyproxy.core.jobs import BackendId, Job
 from comfyproxy.core.prompts import Envelope
+from comfyproxy.core.scheduling.types import Outlook
 from comfyproxy.service.board import Board
 from comfyproxy.service.fleet import Backend, Fleet
 from comfyproxy.service.live import LiveJob
@@ -44,7 +45,7 @@ class Explainer:
         return self._explain(live)
 
     def _explain(self, live: LiveJob) -> dict[str, Any]:
-        needs = self._placement.needs(live)
+        needs, outlooks = self._placement.needs(live), self._placement.outlooks(live)
         return {
             "strategy": self._placement.scheduler.strategy_name,
             "kind": live.kind,
@@ -61,12 +62,11 @@ class Explainer:
             },
             "can_run_somewhere": any(backend.offer.can(needs) for backend in self._fleet),
             "goes_to": self._placement.would_go_to(live),
-            "backends": [self._of_backend(live, backend) for backend in self._fleet],
+            "backends": [self._of_backend(live, backend, outlooks[backend.id]) for backend in self._fleet],
         }
 
-    def _of_backend(self, live: LiveJob, backend: Backend) -> dict[str, Any]:
+    def _of_backend(self, live: LiveJob, backend: Backend, outlook: Outlook) -> dict[str, Any]:
         missing = [str(lack) for lack in backend.offer.missing(self._placement.needs(live))]
-        outlook = self._placement.outlook(live, backend)
         return {
             "name": backend.id,
             "state": backend.state,

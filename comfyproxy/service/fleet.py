@@ -246,7 +246,8 @@ class Fleet:
         if self._backends.get(backend.id) is not backend:
             return  # it has left before it answered
         self.combos.note(backend.id, catalog)
-        backend.catalog = catalog
+        if backend.catalog is not catalog:  # else whoever asks who can run what would have to find out anew
+            backend.catalog = catalog
 
     def note_alive(self, backend: Backend) -> None:
         """Record a sign of life: an answer, or a message on the link."""

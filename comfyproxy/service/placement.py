@@ -1,7 +1,7 @@
 """Jobs and backends as the scheduler sees them, and its decisions as we carry them out."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 from comfyproxy.core.jobs import BackendId, Payload
@@ -14,7 +14,8 @@ from comfyproxy.service.live import LiveJob
 
 log = logging.getLogger(__name__)
 
-LOOK = 8  # backends that are looked at for one that says whether a job is valid
+LOOK = 8  # backends that are looked at for one that says whether a job is valid, or are named to people
+MAX_SHOWN = 2_000  # characters of what one backend lacks
 
 
 class Placement:
@@ -130,13 +131,18 @@ class Placement:
     def lacks(self, live: LiveJob) -> str:
         """Say what each backend lacks of what a job needs, for people."""
         needs = self.needs(live)
-        lacks = {backend.id: ", ".join(str(lack) for lack in backend.offer.missing(needs)) for backend in self._fleet}
-        return "; ".join(f"{name} lacks {lack}" for name, lack in lacks.items() if lack)
+        lacks = [
+            f"{backend.id} lacks {_some([str(lack) for lack in missing], ', ')}"
+            for backend in islice(self._fleet, LOOK + 1)
+            if (missing := backend.offer.missing(needs))
+        ]
+        return _some(lacks, "; ", count=max(len(lacks), len(self._fleet) if len(self._fleet) > LOOK else 0))
 
-    def outlook(self, live: LiveJob, backend: Backend) -> Outlook:
-        """Return how long a job would take on a backend, as far as is known."""
+    def outlooks(self, live: LiveJob) -> dict[BackendId, Outlook]:
+        """Return how long a job would take on each backend, as far as is known."""
         self._listen()
-        return self.scheduler.outlook(self._request(live), backend.id, self._now())
+        request, now_s = self._request(live), self._now()
+        return {backend.id: self.scheduler.outlook(request, backend.id, now_s) for backend in self._fleet}
 
     def would_go_to(self, live: LiveJob) -> BackendId | None:
         """Return the backend that a job would go to if it were alone; None if none has room that may have it."""
@@ -218,3 +224,10 @@ class Placement:
                     self.scheduler.restarted(backend.id)
             self.scheduler.set_foreign(backend.id, backend.foreign)
             self.scheduler.set_ready(backend.id, backend.is_ready)
+
+
+def _some(texts: Sequence[str], separator: str, *, count: int | None = None) -> str:
+    """Join a few of `count` texts, and say how many more there are: a log line is for people."""
+    count = len(texts) if count is None else count
+    shown = [text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..." for text in texts[:LOOK]]
+    return separator.join(shown if count <= LOOK else [*shown, f"and {count - LOOK} more"])

@@ -296,9 +296,11 @@ class Submissions:
             return None
         live.is_visitor, live.is_claimed = False, True
         self._board.queue(live)
-        self._dispatcher.pump()
-        live.is_claimed = False
-        self._board.unqueue(live)
+        try:
+            self._dispatcher.pump()
+        finally:  # nobody else would send what is claimed
+            live.is_claimed = False
+            self._board.unqueue(live)
         return live.job.backend
 
     def backend_restored(self) -> None:

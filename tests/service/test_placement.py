@@ -375,3 +375,21 @@ def test_a_job_that_waits_keeps_its_turn_when_something_else_of_it_changes() -> 
     found = choice.placement.take()
     assert found is not None
     assert (found.prompt_id, found.backend) == ("first", "a")
+
+
+def test_a_catalog_that_is_read_again_and_is_the_same_is_no_news() -> None:
+    choice = Choice("a", "b")
+    choice.pick(job())
+    choice.fleet.take_touched()
+    choice.fleet.note_catalog(choice["a"], choice["a"].catalog)
+    assert (choice.fleet.take_touched(), choice["a"].takes_other_jobs) == ([], False)
+
+
+def test_of_a_large_fleet_some_are_named_to_people() -> None:
+    choice = Choice(*(f"b{number:03}" for number in range(300)))
+    text = choice.placement.lacks(job(*(f"Odd{number:02}" for number in range(100)), "x" * 5_000))
+    assert text.startswith('b000 lacks node class "Odd00", node class "Odd01", ')
+    assert text.endswith(", and 93 more; and 292 more")
+    assert len(text) < 3_000
+    text = choice.placement.lacks(job("x" * 5_000))
+    assert len(text) < 20_000
