@@ -60,6 +60,10 @@ class _Built:
     fresh_until_s: float = -math.inf
 
 
+# However many prompts come that can run nowhere, the backends are asked no more often because of them.
+LOOK_AGAIN_S = 1.0
+
+
 class Catalogs:
     """Merged answers by path.
 
@@ -80,10 +84,14 @@ class Catalogs:
     ) -> None:
         self._fleet, self._sources, self._features = fleet, sources, features
         self._now, self.max_age_s = now, max_age_s
+        self._looked_s = -math.inf
         self._built: Recent[_Built] = Recent(MAX_PATHS)
 
     async def look_again(self) -> None:
         """Ask the healthy backends what they can run, unless they were asked a moment ago."""
+        if self._now() - self._looked_s < LOOK_AGAIN_S:
+            return
+        self._looked_s = self._now()
         await self._sources.refresh(paths.OBJECT_INFO, self._healthy(), max_age_s=self.max_age_s)
 
     async def object_info(self) -> Document | Refusal:

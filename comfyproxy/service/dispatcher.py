@@ -105,7 +105,7 @@ class Dispatcher:
             self._retry(live, backend)
         except StoreUnavailable as exc:
             log.error("prompt %s stays queued: %s", live.prompt_id, exc)
-            self._retry(live, backend)
+            self._queue_later(live)
         except PayloadLost:
             await self._settler.fail(live, "The proxy's store has lost this prompt", "PayloadLost")
         finally:
@@ -216,6 +216,19 @@ class Dispatcher:
             self.wake()
 
         asyncio.get_running_loop().call_later(RETRY_S, reach_again)
+
+    def _queue_later(self, live: LiveJob) -> None:
+        """Let a job wait again after a while: what went wrong is no backend's doing, and would with any of them."""
+        if live.is_settling or not _is_on_its_way(live):
+            return
+        self._board.move(live, JobState.QUEUED)
+
+        def queue() -> None:
+            if self._board.get(live.prompt_id) is live and live.job.state is JobState.QUEUED:
+                self._board.queue(live)
+                self.wake()
+
+        asyncio.get_running_loop().call_later(RETRY_S, queue)
 
     async def _refused(self, live: LiveJob, backend: Backend, verdict: Verdict) -> None:
         """Offer a promised job to others when a backend says no to it; end it when all have."""

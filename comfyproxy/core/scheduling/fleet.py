@@ -87,7 +87,8 @@ class State:
             if flight.started_s is None:
                 total += flight.expected_s
             else:
-                total += max(flight.expected_s - (now_s - flight.started_s), 0.0)
+                # One that is late is taken to need as long again as it is late: nothing better is known of it.
+                total += abs(flight.expected_s - (now_s - flight.started_s))
         return total
 
 

@@ -201,14 +201,14 @@ class Prospects:
     def _find_time(self, state: State, now_s: float) -> bool:
         if not state.flights:
             return True
+        for each in state.flights.values():
+            if each.is_cold or self._durations.spread_s(each.request.kind, state.id) > SURE_S:
+                return False
         busy_s = self._busy_s(state, now_s)
         if busy_s > AHEAD_S:
             self.wake_at(now_s + busy_s - AHEAD_S)
             return False
-        return all(
-            self._durations.spread_s(each.request.kind, state.id) <= SURE_S and not each.is_cold
-            for each in state.flights.values()
-        )
+        return True
 
     def wake_at(self, at_s: float) -> None:
         self.wake_at_s = min(self.wake_at_s, at_s)

@@ -151,7 +151,9 @@ class Scheduler:
         """Note that a job's execution has begun."""
         state = self._at.get(prompt_id)
         if state is not None and state.flights[prompt_id].started_s is None:
-            state.flights[prompt_id].started_s = now_s
+            flight = state.flights[prompt_id]
+            flight.started_s = now_s
+            self._popularity.asked(flight.request.needs.models, now_s)
 
     def finished(self, prompt_id: str, now_s: float, *, is_typical: bool = True) -> None:
         """Note that a job has ended, and learn from it.
@@ -349,7 +351,6 @@ class Scheduler:
     def _take(self, entry: Entry, state: State, now_s: float, *, is_its_turn: bool) -> None:
         flight = self._flight(entry.request, state)
         self._queue.serve(entry, flight.expected_s, is_its_turn=is_its_turn)
-        self._popularity.asked(entry.request.needs.models, now_s)
         self._land(flight, state, now_s)
 
     def _land(self, flight: Flight, state: State, now_s: float) -> None:

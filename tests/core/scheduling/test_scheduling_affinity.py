@@ -163,7 +163,8 @@ def test_a_load_costs_each_the_less_the_more_it_is_likely_to_serve(asked: int, w
         enqueue(scheduler, f"p{number}", needs=models("m"))
         went = scheduler.next(0.0)
         assert went is not None
-        scheduler.finished(went.prompt_id, 0.0)
+        scheduler.started(went.prompt_id, 0.0)
+        scheduler.finished(went.prompt_id, 0.0, is_typical=False)
         scheduler.restarted(went.backend)
     holds(scheduler, "a", "m")
     assert scheduler.would_go_to(Request(prompt_id="q", needs=models("m"), kind="slow on a"), 0.0) == where
