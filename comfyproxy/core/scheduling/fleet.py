@@ -77,7 +77,7 @@ class State:
         return self.is_ready and (self.load < self.spec.max_concurrent or not self.flights)
 
     def busy_s(self, now_s: float, foreign_s: float) -> float:
-        """Return how long it is expected to be busy with what it has.
+        """Return how long it is expected to be busy with what it has; one that is late is done any moment.
 
         Args:
             foreign_s: how long a stranger's prompt is expected to take.
@@ -87,9 +87,13 @@ class State:
             if flight.started_s is None:
                 total += flight.expected_s
             else:
-                # One that is late is taken to need as long again as it is late: nothing better is known of it.
-                total += abs(flight.expected_s - (now_s - flight.started_s))
+                total += max(flight.expected_s - (now_s - flight.started_s), 0.0)
         return total
+
+    def late_s(self, now_s: float) -> float:
+        """Return how much longer than expected its running job has taken; 0 if it is not late."""
+        started = ((each, each.started_s) for each in self.flights.values() if each.started_s is not None)
+        return max((max(now_s - since_s - each.expected_s, 0.0) for each, since_s in started), default=0.0)
 
 
 class FleetState:

@@ -208,7 +208,7 @@ class Prospects:
         if busy_s > AHEAD_S:
             self.wake_at(now_s + busy_s - AHEAD_S)
             return False
-        return True
+        return state.late_s(now_s) <= AHEAD_S
 
     def wake_at(self, at_s: float) -> None:
         self.wake_at_s = min(self.wake_at_s, at_s)

@@ -231,8 +231,11 @@ class Scheduler:
         return found
 
     def _wait_s(self, flight: Flight, there: State, now_s: float) -> float:
-        """Return how long a job that was sent last still waits where it is."""
-        return there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s
+        """Return how long a job that was sent last still waits where it is.
+
+        Behind one that is late it is taken to wait as long again as that is late: nothing better is known of it.
+        """
+        return there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s + there.late_s(now_s)
 
     def _gains(self, flight: Flight, wait_s: float, idle: State) -> bool:
         """Whether a pending job would begin much sooner on an idle backend."""

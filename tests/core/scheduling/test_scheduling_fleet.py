@@ -182,10 +182,13 @@ def test_a_backend_is_busy_with_what_is_left_of_what_it_has() -> None:
     assert fleet["a"].busy_s(104.0, 1.5) == 11.0 + 7.0 + 3.0
 
 
-def test_a_job_that_is_late_is_taken_to_need_as_long_again() -> None:
+def test_it_is_known_how_late_a_backend_is() -> None:
     fleet = Fleet("a", max_concurrent=3)
     fleet.place("a", "p", run_s=10.0, load_s=5.0).started_s = 100.0
-    assert [fleet["a"].busy_s(at_s, 1.0) for at_s in (114.0, 115.0, 116.0, 145.0)] == [1.0, 0.0, 1.0, 30.0]
+    fleet.place("a", "q")
+    assert [fleet["a"].late_s(at_s) for at_s in (100.0, 115.0, 116.0, 145.0)] == [0.0, 0.0, 1.0, 30.0]
+    assert [fleet["a"].busy_s(at_s, 1.0) for at_s in (115.0, 145.0)] == [fleet["a"].busy_s(145.0, 1.0)] * 2
+    assert Fleet("b")["b"].late_s(1.0) == 0.0
 
 
 # Who can run what

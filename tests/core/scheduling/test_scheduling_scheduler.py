@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from scheduling_support import enqueue, goes, going, has_run, make_scheduler, models, only, ready
+from scheduling_support import enqueue, goes, going, has_run, make_scheduler, models, only, ready, teach
 
 from comfyproxy.core.jobs import BackendId
 from comfyproxy.core.needs import ANYWHERE, Needs
@@ -397,3 +397,17 @@ def test_nothing_is_taken_back_that_would_go_where_it_was(strategy: Strategy) ->
     scheduler.set_foreign(A, 0)
     scheduler.set_ready(A, False)
     assert scheduler.misplaced(0.0) == [("waits", "a")]
+
+
+@pytest.mark.parametrize("strategy", ["least_loaded", "model_affinity"])
+def test_a_job_behind_one_that_is_late_is_moved_to_an_idle_backend(strategy: str) -> None:
+    scheduler = make_scheduler(strategy, "a", "b", max_concurrent=2)
+    teach(scheduler, run_s=10.0, load_s=0.0, backends="ab")
+    scheduler.adopt(Request(prompt_id="late"), BackendId("a"), 0.0)
+    scheduler.started("late", 0.0)
+    scheduler.adopt(Request(prompt_id="p"), BackendId("a"), 0.0)
+    assert scheduler.misplaced(200.0) == [("p", "a")]
+    scheduler.released("p")
+    enqueue(scheduler, "p", now_s=200.0)
+    assert goes(scheduler, 200.0) == ("p", "b")
+    assert scheduler.misplaced(200.0) == []
