@@ -109,6 +109,7 @@ def build_application(parts: Parts, reloads: Reloads) -> web.Application:
         queue_remaining=lambda: parts.board.count,
         features=parts.features,
         running_node=parts.board.running_node,
+        max_sockets=settings.websocket.max_sockets,
         heartbeat_s=settings.websocket.heartbeat,
     )
     return app

@@ -84,6 +84,14 @@ class QueueFull(RequestError):
     retry_after_s = 10
 
 
+class SocketsFull(RequestError):
+    """As many websockets are open as the configuration allows."""
+
+    status = 503
+    kind = "too_many_sockets"
+    retry_after_s = 10
+
+
 class ShuttingDown(RequestError):
     """The proxy is stopping and takes no new prompts."""
 

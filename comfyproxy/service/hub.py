@@ -53,12 +53,13 @@ class ClientHub:
         self._mailbox, self._mint_sid = mailbox, mint_sid
         self._observer: StreamObserver = observer or _Unobserved()
         self._clients: dict[str, list[ClientSession]] = {}
+        self._connected = 0
         self._stopping: Close | None = None
 
     @property
     def connected(self) -> int:
         """How many sockets are open."""
-        return sum(map(len, self._clients.values()))
+        return self._connected
 
     def is_connected(self, client_id: str) -> bool:
         """Whether a client has a socket."""
@@ -98,6 +99,7 @@ class ClientHub:
         if self._stopping is not None:
             session.outbox.finish(self._stopping)
         self._clients.setdefault(client_id, []).append(session)
+        self._connected += 1
         session.wake()
         return session
 
@@ -107,6 +109,7 @@ class ClientHub:
         if session not in sessions:
             return
         sessions.remove(session)
+        self._connected -= 1
         undelivered = session.outbox.abandon(Close(GOING_AWAY))
         session.wake()
         if sessions:

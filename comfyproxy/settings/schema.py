@@ -168,8 +168,9 @@ class CatalogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WebsocketSettings:
-    """What may wait for clients that read slowly or are away."""
+    """How many clients may listen, and what may wait for those that read slowly or are away."""
 
+    max_sockets: Count = 20_000
     client_buffer_mb: Megabytes = 32.0
     preview_buffer_mb: Annotated[float, Range(minimum=0, unit="megabytes")] = 4.0  # 0: the newest preview only
     mailbox_mb: Annotated[float, Range(minimum=0, unit="megabytes")] = 64.0  # of all absent clients together

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from comfyproxy.core import messages
+from comfyproxy.core.errors import SocketsFull
 from comfyproxy.service.hub import ClientHub
 from comfyproxy.service.outbox import ClientSession, Close
 
@@ -31,6 +32,7 @@ class Live:
     queue_remaining: Callable[[], int]  # over the whole fleet: a 0 tells some clients that their prompt is done
     features: Callable[[], dict[str, Any]]  # what we answer to a client's feature flags
     running_node: Callable[[str], str | None]  # the node that the client's running job is at
+    max_sockets: int = 20_000
     heartbeat_s: float = 25.0
     close_grace_s: float = 5.0  # what a client has to read the rest before it is cut off
 
@@ -45,6 +47,8 @@ LIVE = web.AppKey("live", Live)
 async def websocket_handler(request: web.Request) -> web.WebSocketResponse:
     """GET /ws: greet the client, tell it what it missed, and then its events until one side goes."""
     live = request.app[LIVE]
+    if live.hub.connected >= live.max_sockets:
+        raise SocketsFull("Too many websockets are open", details=f"{live.max_sockets} may be")
     # Pings are ours to answer: aiohttp's heartbeat takes a client for dead whose pong is late because it is still
     # reading the images that were sent before the ping.
     ws = web.WebSocketResponse(autoping=False, max_msg_size=MAX_MESSAGE_BYTES)

@@ -3,10 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
+import pytest
 from proxying import EAGER, Fleet, running_proxy
 from simulator_support import endless, sampling, text
 
-from comfyproxy.settings import HealthCheck, QueueSettings
+from comfyproxy.settings import HealthCheck, QueueSettings, WebsocketSettings
 
 
 async def test_a_full_queue_says_when_to_try_again(tmp_path: Path) -> None:
@@ -83,3 +85,20 @@ async def test_a_prompt_that_makes_no_progress_runs_elsewhere_though_its_backend
         assert (await proxy.states())[name] == "unhealthy"
         status = await proxy.get(f"/comfyproxy/v1/backends/{name}")
         assert "hangs" in status["last_error"]
+
+
+async def test_there_is_an_end_to_websockets_and_one_that_goes_makes_room(tmp_path: Path) -> None:
+    few = WebsocketSettings(max_sockets=2)
+    async with Fleet("a") as fleet, running_proxy(fleet, tmp_path, websocket=few) as proxy:
+        one, _ = await proxy.socket("one"), await proxy.socket("two")
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await proxy.session.ws_connect(f"{proxy.url}/ws?clientId=three")
+        assert refused.value.status == 503
+        assert refused.value.headers is not None
+        assert refused.value.headers["Retry-After"] == "10"
+        await one.close()
+        async with asyncio.timeout(5):
+            while b"comfyproxy_websocket_clients 1.0" not in await proxy.get("/metrics"):
+                await asyncio.sleep(0.01)
+        async with proxy.session.ws_connect(f"{proxy.url}/ws?clientId=three") as three:
+            assert (await three.receive_json())["type"] == "status"
