@@ -90,10 +90,16 @@ class State:
                 total += max(flight.expected_s - (now_s - flight.started_s), 0.0)
         return total
 
-    def late_s(self, now_s: float) -> float:
-        """Return how much longer than expected its running job has taken; 0 if it is not late."""
-        started = ((each, each.started_s) for each in self.flights.values() if each.started_s is not None)
-        return max((max(now_s - since_s - each.expected_s, 0.0) for each, since_s in started), default=0.0)
+    def late_s(self, now_s: float, *, beyond: float = 1.0) -> float:
+        """Return how much longer than expected its running job has taken; 0 if it is not late.
+
+        Args:
+            beyond: what is expected, times this, is not yet late.
+        """
+        started = (
+            (each.expected_s, now_s - each.started_s) for each in self.flights.values() if each.started_s is not None
+        )
+        return max((took_s - expected_s for expected_s, took_s in started if took_s > beyond * expected_s), default=0.0)
 
 
 class FleetState:

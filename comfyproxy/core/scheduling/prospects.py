@@ -13,6 +13,7 @@ from comfyproxy.core.scheduling.types import Request
 
 LOOK_AT_BACKENDS = 8  # for one job
 AHEAD_S = 0.5  # before the end of its last job a backend gets the next, so that its GPU does not wait for the network
+MUCH = 2.0  # times as long as expected is so late that nothing is known any more
 SURE_S = 1.0  # if it is known so well when that will be
 ABOUT, ABOUT_S = 1.05, 0.25  # times that differ by less are equal: nobody knows them better
 KEEP_S = 60.0  # models that are likely to be asked for within this time are worth keeping
@@ -208,7 +209,7 @@ class Prospects:
         if busy_s > AHEAD_S:
             self.wake_at(now_s + busy_s - AHEAD_S)
             return False
-        return state.late_s(now_s) <= AHEAD_S
+        return not state.late_s(now_s, beyond=MUCH)  # else nobody knows when that will be
 
     def wake_at(self, at_s: float) -> None:
         self.wake_at_s = min(self.wake_at_s, at_s)

@@ -20,6 +20,7 @@ from comfyproxy.core.scheduling.types import Assignment, BackendSpec, MaxBypass,
 
 REMEMBERED_CLIENTS = 20_000
 AGEING_S = 300.0
+HANGS = 10.0  # times as long as expected; affinity binds few jobs early, and moving them for less does not pay
 MOVE_GAIN_S = 1.0  # a job that would begin so much sooner elsewhere is worth moving
 DEFAULT_BYPASS = MaxBypass()
 
@@ -235,7 +236,8 @@ class Scheduler:
 
         Behind one that is late it is taken to wait as long again as that is late: nothing better is known of it.
         """
-        return there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s + there.late_s(now_s)
+        late_s = there.late_s(now_s, beyond=HANGS if self._is_affine else 1.0)
+        return there.busy_s(now_s, self.durations.base_s("")) - flight.expected_s + late_s
 
     def _gains(self, flight: Flight, wait_s: float, idle: State) -> bool:
         """Whether a pending job would begin much sooner on an idle backend."""
