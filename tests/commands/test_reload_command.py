@@ -16,9 +16,11 @@ from commands_support import COMMAND, COMMAND_WITHOUT_UVLOOP, DEAD, Running, env
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 FILE = "nodes: {{static_nodes: [{{node_id: a, url: '{url}', max_concurrent: {most}}}]}}\nserver: {{port: {port}}}\n"
-# Makes the terminal that it was given its own, as a shell's child has it.
+# Makes the terminal that it was given its own, as a shell's child has it, and takes hangups as it is told to: whoever
+# runs the tests may have been started by nohup.
 IN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1])); "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 
@@ -100,7 +102,7 @@ async def test_the_command_line_and_the_environment_still_come_before_the_file(t
 
 
 @asynccontextmanager
-async def in_terminal(folder: Path) -> AsyncIterator[tuple[Running, int]]:
+async def in_terminal(folder: Path, *, hangups: str = "SIG_DFL") -> AsyncIterator[tuple[Running, int]]:
     """Run the proxy in a terminal of its own; yield it with our end of the terminal."""
     import pty  # there is none on Windows
 
@@ -108,7 +110,7 @@ async def in_terminal(folder: Path) -> AsyncIterator[tuple[Running, int]]:
     write(folder)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", IN_TERMINAL, sys.executable, *COMMAND, "serve", "--config", "my.yaml"),
+        *(sys.executable, "-c", IN_TERMINAL, hangups, sys.executable, *COMMAND, "serve", "--config", "my.yaml"),
         cwd=folder,
         env=environment(),
         stdin=its,
@@ -136,3 +138,14 @@ async def test_a_terminal_that_is_closed_stops_it(tmp_path: Path) -> None:
         code, _, errors = await proxy.ended()
         assert code == 0
         assert "stopping: no new prompts are taken" in errors
+
+
+async def test_one_that_was_started_by_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    async with in_terminal(tmp_path, hangups="SIG_IGN") as (proxy, terminal):
+        url = await proxy.url()
+        os.close(terminal)
+        assert await most(url) == 2
+        write(tmp_path, most=7)
+        proxy.process.send_signal(signal.SIGHUP)
+        await logged(proxy, "nodes.static_nodes[a].max_concurrent")
+        assert await most(url) == 7
