@@ -222,13 +222,14 @@ class Dispatcher:
         if live.is_settling or not _is_on_its_way(live):
             return
         self._board.move(live, JobState.QUEUED)
+        self._spawn(self._queue_rested(live), name=f"rest of {live.prompt_id}")
 
-        def queue() -> None:
-            if self._board.get(live.prompt_id) is live and live.job.state is JobState.QUEUED:
-                self._board.queue(live)
-                self.wake()
-
-        asyncio.get_running_loop().call_later(RETRY_S, queue)
+    async def _queue_rested(self, live: LiveJob) -> None:
+        await asyncio.sleep(RETRY_S)
+        await live.at_rest()  # it may be about to be cancelled
+        if self._board.get(live.prompt_id) is live and live.job.state is JobState.QUEUED:
+            self._board.queue(live)
+            self.wake()
 
     async def _refused(self, live: LiveJob, backend: Backend, verdict: Verdict) -> None:
         """Offer a promised job to others when a backend says no to it; end it when all have."""

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 COMFYUI_PORT = 8188
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NEARLY_A_URL = re.compile(r"https?(?:/|:(?!\d))", re.IGNORECASE)  # a host called http has a port behind it, or nothing
 _LABEL = re.compile(r"[\w-]{1,63}")
 
 
@@ -88,6 +89,10 @@ def parse_backend_url(text: str) -> Address:
     """Take apart what is written on a command line: a base URL, or `host[:port][/path]`, which means http."""
     if "://" in text:
         return parse_url(text)
+    if _NEARLY_A_URL.match(text):
+        raise ValueError(
+            f'expected a URL such as http://gpu-1:8188, found "{text}"; "://" is missing behind the scheme'
+        )
     if not text.startswith("[") and text.partition("/")[0].count(":") > 1:
         raise ValueError(f'expected a URL such as http://gpu-1:8188, found "{text}"; an IPv6 address needs brackets')
     return parse_url(f"http://{text}", default_port=COMFYUI_PORT)

@@ -64,6 +64,27 @@ async def test_what_cannot_be_written_is_not_sent_and_tried_again(stage: Stage) 
     assert len(sent(stage, "a") + sent(stage, "b")) == 1
 
 
+async def test_what_cannot_be_written_blames_no_backend_and_is_not_tried_on_all_of_them(stage: Stage) -> None:
+    await stage.waits("p")
+    stage.store.fails["update"] = 1
+    await go(stage)
+    failed = [change for change in stage.store.changes if change[0] == "update"]
+    assert (failed, sent(stage, "a"), sent(stage, "b")) == ([], [], [])  # one try, and then a rest
+
+
+async def test_one_that_rests_after_store_trouble_is_not_sent_while_it_is_being_cancelled(stage: Stage) -> None:
+    live = await stage.waits("p")
+    stage.store.fails["update"] = 1
+    await go(stage)
+    async with live.transition():  # as a cancellation that the store takes long for
+        await asyncio.sleep(5)
+        assert (sent(stage, "a"), sent(stage, "b")) == ([], [])
+        stage.board.move(live, JobState.CANCELLED)
+        stage.board.remove(live)
+    await asyncio.sleep(5)
+    assert (sent(stage, "a"), sent(stage, "b")) == ([], [])
+
+
 @pytest.mark.parametrize("error", [ConnectionRefused, NotDelivered])
 async def test_what_did_not_reach_a_backend_goes_to_another(stage: Stage, error: type[Exception]) -> None:
     live = await stage.waits("p")
