@@ -91,7 +91,7 @@ def parse_backend_url(text: str) -> Address:
         return parse_url(text)
     if _NEARLY_A_URL.match(text):
         raise ValueError(
-            f'expected a URL such as http://gpu-1:8188, found "{text}"; "://" is missing behind the scheme'
+            f'expected a URL such as http://gpu-1:8188, found "{text}"; "://" is missing'
         )
     if not text.startswith("[") and text.partition("/")[0].count(":") > 1:
         raise ValueError(f'expected a URL such as http://gpu-1:8188, found "{text}"; an IPv6 address needs brackets')

@@ -195,8 +195,8 @@ def test_a_backend_on_the_command_line_is_a_url_with_or_without_a_name(text: str
         ("a=", 'expected a URL with a host in it, found "http://"'),
         ("", 'expected a URL with a host in it, found "http://"'),
         ("..=http://a", 'expected a name that can be a folder, found "..": it begins or ends with a space or a dot'),
-        ("http//gpu-1", 'expected a URL such as http://gpu-1:8188, found "http//gpu-1"; "://" is missing behind the scheme'),
-        ("https:gpu-1", 'expected a URL such as http://gpu-1:8188, found "https:gpu-1"; "://" is missing behind the scheme'),
+        ("http//gpu-1", 'expected a URL such as http://gpu-1:8188, found "http//gpu-1"; "://" is missing'),
+        ("https:gpu-1", 'expected a URL such as http://gpu-1:8188, found "https:gpu-1"; "://" is missing'),
         ("::1", 'expected a URL such as http://gpu-1:8188, found "::1"; an IPv6 address needs brackets'),
         ("a:x", "expected a URL such as http://gpu-1:8188, found \"http://a:x\" "
          "(Port could not be cast to integer value as 'x')"),
