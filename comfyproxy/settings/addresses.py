@@ -90,9 +90,7 @@ def parse_backend_url(text: str) -> Address:
     if "://" in text:
         return parse_url(text)
     if _NEARLY_A_URL.match(text):
-        raise ValueError(
-            f'expected a URL such as http://gpu-1:8188, found "{text}"; "://" is missing'
-        )
+        raise ValueError(f'expected a URL such as http://gpu-1:8188, found "{text}"; "://" is missing')
     if not text.startswith("[") and text.partition("/")[0].count(":") > 1:
         raise ValueError(f'expected a URL such as http://gpu-1:8188, found "{text}"; an IPv6 address needs brackets')
     return parse_url(f"http://{text}", default_port=COMFYUI_PORT)
